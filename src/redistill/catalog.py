@@ -1,0 +1,153 @@
+"""The directory board: one entry per published system, read from ``catalog.toml`` without torch.
+
+Every system answers the same five questions (:data:`QUESTIONS`) with words of a controlled vocabulary and one free phrase,
+so that the catalogue can be filtered by them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from redistill.core.errors import unknown
+
+QUESTIONS: dict[str, str] = {
+    "teacher": "Who teaches?",
+    "knowledge": "What is taught?",
+    "samples": "On whose samples?",
+    "match": "How is the match measured?",
+    "changes": "When does the teacher change?",
+}
+FACETS = ("group", "modality", "kind", "status", "scheme", *QUESTIONS)
+
+
+class Answer(NamedTuple):
+    """The answer to one of the five questions: words of the vocabulary, and a phrase for people."""
+
+    words: tuple[str, ...]
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One published system. ``class_`` and ``study`` are empty while it is only planned."""
+
+    slug: str
+    title: str
+    group: str
+    modality: tuple[str, ...]
+    kind: str
+    status: str
+    scheme: str
+    teacher: Answer
+    knowledge: Answer
+    samples: Answer
+    match: Answer
+    changes: Answer
+    idea: tuple[str, str, str]
+    equation: str
+    use_when: str
+    avoid_when: str
+    cost: str
+    claim: str
+    arxiv: str = ""
+    authors: tuple[str, ...] = ()
+    class_: str = ""
+    study: str = ""
+    extra: str = ""
+
+    def words(self, facet: str) -> tuple[str, ...]:
+        """The words under which ``facet`` (one of :data:`FACETS`) files this entry."""
+        value = getattr(self, facet)
+        if isinstance(value, Answer):
+            return value.words
+        return (value,) if isinstance(value, str) else value
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values; each answer becomes its words and, under ``<question>_text``, its phrase."""
+        plain = asdict(self)
+        plain["class"] = plain.pop("class_")
+        for question in QUESTIONS:
+            answer = getattr(self, question)
+            plain |= {question: answer.words, f"{question}_text": answer.text}
+        return plain
+
+
+@cache
+def _board() -> tuple[dict[str, Entry], dict[str, dict[str, str]]]:
+    with Path(__file__).with_name("catalog.toml").open("rb") as file:
+        raw = tomllib.load(file)
+    return {slug: _entry(slug, table) for slug, table in raw["system"].items()}, raw["vocabulary"]
+
+
+def _entry(slug: str, table: Mapping[str, Any]) -> Entry:
+    names = {f.name for f in fields(Entry)}
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in table.items()}
+    if "class" in values:
+        values["class_"] = values.pop("class")
+    wrong = set(values) - names
+    assert not wrong, f"catalog.toml, {slug}: {sorted(wrong)} are no fields of an entry"
+    return Entry(slug=slug, **values | {question: _answer(values[question]) for question in QUESTIONS})
+
+
+def _answer(line: str) -> Answer:
+    words, _, text = line.partition(": ")
+    return Answer(tuple(word.strip() for word in words.split(",")), text)
+
+
+def vocabulary(facet: str) -> dict[str, str]:
+    """The words that ``facet`` may use, each with its meaning."""
+    return _board()[1][facet]
+
+
+def entries(**wanted: Iterable[str]) -> list[Entry]:
+    """The entries that carry, for every facet named, at least one of its words: ``entries(teacher=["ema"])``.
+
+    A facet without words does not filter. Raises :class:`UserError` with the nearest valid word.
+    """
+    for facet, words in wanted.items():
+        for word in words:
+            if word not in vocabulary(facet):
+                raise unknown(facet, word, vocabulary(facet), place=f"--{facet}")
+    return [e for e in _board()[0].values() if all(not w or set(w) & set(e.words(f)) for f, w in wanted.items())]
+
+
+def entry(slug: str) -> Entry:
+    """The entry of ``slug``. Raises :class:`UserError` with the nearest slugs."""
+    board = _board()[0]
+    if slug not in board:
+        raise unknown("system", slug, board)
+    return board[slug]
+
+
+def evidence(slug: str) -> dict[str, Any] | None:
+    """What the study of ``slug`` measured, or None: ``evidence/<slug>.json`` beside the package or in the repository."""
+    here = Path(__file__).parent
+    files = [home / "evidence" / f"{slug}.json" for home in (here, here.parents[1])]
+    return next((json.loads(f.read_text()) for f in files if f.is_file()), None)
+
+
+def load(path: str) -> Any:
+    """The object behind ``"package.module:name"``, or the module behind ``"package.module"``."""
+    module, _, name = path.partition(":")
+    found = importlib.import_module(module)
+    return getattr(found, name) if name else found
+
+
+def bibtex(entry: Entry) -> str:
+    """A BibTeX record of the paper, with nothing in it that the catalogue does not know.
+
+    The year is that of the arXiv number (``YYMM.nnnnn``).
+    """
+    known = {"title": f"{{{entry.title}}}", "author": " and ".join(entry.authors)}
+    if entry.arxiv:
+        known |= {"year": f"20{entry.arxiv[:2]}", "eprint": entry.arxiv, "archivePrefix": "arXiv"}
+        known |= {"url": f"https://arxiv.org/abs/{entry.arxiv}"}
+    body = ",\n".join(f"  {name} = {{{value}}}" for name, value in known.items() if value)
+    return f"@misc{{{entry.slug},\n{body}\n}}"

@@ -1,0 +1,66 @@
+"""The commands of ``redistill`` and the application that imports each of them only when it runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from redistill.core.errors import UserError
+from redistill.catalog import load
+
+# A new command is one line: name -> (module:function, the line that --help shows).
+COMMANDS: dict[str, tuple[str, str]] = {
+    "list": ("redistill.cli.listing:list_", "Every system of the catalogue, filtered by the five questions."),
+    "show": ("redistill.cli.listing:show", "One system: idea, answers, equation, when to use it, evidence."),
+    "cite": ("redistill.cli.listing:cite", "The BibTeX of the papers behind these systems."),
+}
+UsageError = (
+    typer.BadParameter.__base__
+)  # newer typer carries its own copy of click, so click.UsageError may be another
+
+
+class Lazy(TyperGroup):
+    """A group whose commands are only names and help lines until one of them is called."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Put the real command in the place of the name that was called, then go on as usual."""
+        if args[0] in COMMANDS:
+            single = typer.Typer(add_completion=False, rich_markup_mode="rich")
+            single.command(args[0])(load(COMMANDS[args[0]][0]))
+            self.commands[args[0]] = get_command(single)
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(cls=Lazy, add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+for _name, (_, _line) in COMMANDS.items():
+    app.command(_name, help=_line)(lambda: None)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"redistill {version('redistill')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="The version."),
+) -> None:
+    """Published distillation and self-distillation systems under one contract, with evidence."""
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; what click calls a usage error becomes a :class:`UserError`."""
+    given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    try:
+        return app(given, prog_name="redistill", standalone_mode=False) or 0
+    except UsageError as wrong:
+        where = wrong.ctx.command_path if wrong.ctx else "redistill"
+        raise UserError(f"{wrong.format_message().rstrip('.')}; see {where} --help") from wrong

@@ -1,0 +1,152 @@
+"""``redistill list``, ``show`` and ``cite``: what the catalogue and the evidence say about the systems."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Annotated
+
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from redistill.catalog import QUESTIONS, Entry, bibtex, entries, entry, evidence, vocabulary
+
+Words = Annotated[list[str] | None, typer.Option(metavar="WORD", help="any of these words; may be repeated")]
+VERDICTS = {"holds": "green", "not shown": "yellow", "contradicted": "red"}
+
+
+def list_(
+    group: Words = None,
+    modality: Words = None,
+    kind: Words = None,
+    status: Words = None,
+    scheme: Words = None,
+    teacher: Words = None,
+    knowledge: Words = None,
+    samples: Words = None,
+    match: Words = None,
+    changes: Words = None,
+    as_json: Annotated[bool, typer.Option("--json", help="an array of entries on standard output")] = False,
+) -> None:
+    """Every system of the catalogue, filtered by the five questions.
+
+    Words of one option are alternatives, several options must all fit; a word may be a list: --teacher ema,past.
+    """
+    wanted = {facet: _split(words) for facet, words in locals().items() if facet != "as_json"}
+    found = entries(**wanted)
+    if as_json:
+        print(json.dumps([e.as_dict() for e in found], ensure_ascii=False, indent=2))
+    else:
+        Console(highlight=False).print(_board(found))
+
+
+def _split(words: list[str] | None) -> list[str]:
+    return [part.strip() for word in words or () for part in word.split(",")]
+
+
+def _board(found: list[Entry]) -> RenderableType:
+    """One line per system under the heading of its group; wide terminals also see three of the answers."""
+    if not found:
+        return "no system answers all of that"
+    parts: list[RenderableType] = []
+    slug_width = max(len(e.slug) for e in found)
+    for name, meaning in vocabulary("group").items():
+        members = [e for e in found if e.group == name]
+        if members:
+            parts += [Text.assemble((name, "bold"), (f"  {meaning}", "dim")), _lines(members, slug_width)]
+    built = sum(e.status == "built" for e in found)
+    parts.append(Text(f"\n{len(found)} systems, {built} built. redistill show SLUG tells more.", style="dim"))
+    return Group(*parts)
+
+
+def _lines(members: list[Entry], slug_width: int) -> Padding:
+    table = Table(box=None, show_header=False, pad_edge=False, expand=True)
+    wide = Console().width >= 110
+    table.add_column(width=slug_width, no_wrap=True)
+    table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
+    if wide:
+        table.add_column(width=38, no_wrap=True, overflow="ellipsis", style="dim")
+    table.add_column(width=10, no_wrap=True, justify="right")
+    for e in members:
+        answers = " · ".join(", ".join(e.words(q)) for q in ("teacher", "knowledge", "samples"))
+        slug = Text(e.slug, style="bold cyan" if e.status == "built" else "")
+        table.add_row(slug, e.title, *([answers] if wide else []), _standing(e))
+    return Padding(table, (0, 0, 1, 2))
+
+
+def _standing(e: Entry) -> Text:
+    """In a word: what the evidence says of a built system, or that there is none yet."""
+    if e.status == "planned":
+        return Text("planned", style="dim")
+    measured = evidence(e.slug)
+    if measured is None:
+        return Text("built")
+    claims = measured["claims"]
+    good = sum(c["verdict"] == "holds" for c in claims)
+    return Text(f"{good}/{len(claims)} hold", style="green" if good == len(claims) else "yellow")
+
+
+def show(slug: Annotated[str, typer.Argument(metavar="SLUG", help="name of a system, as list prints it")]) -> None:
+    """One system: the idea, the five answers, the equation, when to use it and when not, cost, claim and evidence."""
+    e = entry(slug)
+    width = min(Console().width, 110)
+    Console(width=width, highlight=False).print(Padding(Group(*_page(e)), (1, 1)))
+
+
+def _page(e: Entry) -> list[RenderableType]:
+    tags = " · ".join((e.group, e.kind, e.scheme, ", ".join(e.modality), e.status))
+    advice = _pairs(
+        (("use it when", e.use_when), ("not when", e.avoid_when), ("cost", e.cost), ("the paper", e.claim), *_where(e))
+    )
+    head = [Text.assemble((e.slug, "bold cyan"), "  ", (e.title, "bold")), Text(tags, style="dim")]
+    equation = Text("\n".join(e.equation.split(",  ")), style="magenta")
+    return [*head, Text(), Text(" ".join(e.idea)), Padding(equation, (1, 2)), *_answers(e), Text(), advice, *_proof(e)]
+
+
+def _answers(e: Entry) -> Iterable[RenderableType]:
+    """Each question with the words that ``list`` filters by, the phrase below."""
+    for question, asked in QUESTIONS.items():
+        words, text = getattr(e, question)
+        yield Text.assemble((f"{asked}  ", "bold"), (", ".join(words), "cyan"))
+        yield Padding(Text(text), (0, 0, 0, 2))
+
+
+def _pairs(rows: Iterable[tuple[str, str | Text]]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(ratio=1)
+    for name, value in rows:
+        table.add_row(name, value)
+    return table
+
+
+def _where(e: Entry) -> list[tuple[str, str]]:
+    """Where the paper and the code are, as far as they are known."""
+    install = f"pip install 'redistill[{e.extra}]'" if e.extra else ""
+    known = {"read": e.arxiv and f"https://arxiv.org/abs/{e.arxiv}", "code": e.class_, "needs": install}
+    return [(name, value) for name, value in known.items() if value]
+
+
+def _proof(e: Entry) -> list[RenderableType]:
+    """The verdict on each claim, with its effect and spread over seeds."""
+    measured = evidence(e.slug)
+    if measured is None:
+        return [] if e.status == "planned" else [Text(f"\nno evidence yet: redistill reproduce {e.slug}", style="dim")]
+    table = Table(box=None, pad_edge=False, header_style="dim", show_edge=False)
+    for name, justify in (("claim", "left"), ("measured", "left"), ("effect", "right"), ("sd", "right")):
+        table.add_column(name, justify=justify)
+    table.add_column("verdict", no_wrap=True)
+    for c in measured["claims"]:
+        sides = f"{c['metric']}: {c['arm']}" + (f" against {c['against']}" if c["against"] else "")
+        style = VERDICTS[c["verdict"]]
+        table.add_row(c["name"], sides, f"{c['effect']:.3g}", f"{c['sd']:.2g}", Text(c["verdict"], style=style))
+    seeds = ", ".join(map(str, measured["seeds"]))
+    return [Text(f"\nevidence, seeds {seeds}, {measured['seconds']:.0f} s", style="bold"), table]
+
+
+def cite(slugs: Annotated[list[str], typer.Argument(metavar="SLUG...", help="names of systems")]) -> None:
+    """The BibTeX of the papers behind these systems, with what the catalogue knows and nothing else."""
+    print("\n\n".join(bibtex(entry(slug)) for slug in slugs))
