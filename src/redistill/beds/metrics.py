@@ -1,6 +1,7 @@
 """The numbers a bed reports: distances between two samples, and how good and how honest a classifier is.
 
-Everything is float64 numpy; arrays and CPU tensors are both welcome. Samples are rows ``[N, ...]``, flattened to ``[N, d]``.
+Everything is float64 numpy; arrays and CPU tensors are both welcome. Samples are rows ``[N, ...]``, flattened to
+``[N, d]``.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def _centred_factor(x: Array) -> tuple[Array, Array]:
 
 
 def frechet(a: Any, b: Any) -> float:
-    """Squared Frechet distance of the Gaussians fitted to two feature sets ``[N, d]``, ``[M, d]`` (FID, Heusel et al. 2017).
+    """Squared Frechet distance of the Gaussians fitted to features ``[N, d]``, ``[M, d]`` (FID, Heusel et al. 2017).
 
     |m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^{1/2}); the last trace is the nuclear norm of R_a R_b^T, which is exact
     for singular covariances too.
