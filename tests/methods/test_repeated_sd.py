@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -94,7 +96,7 @@ def test_one_round_never_loses_and_gains_wherever_the_penalty_is_not_stationary(
 
 def test_more_rounds_never_lose():
     risks = [rs.best_risk(TRUTH, k, LAMBDAS) for k in range(6)]
-    assert all(later <= before * (1 + 1e-9) for before, later in zip(risks, risks[1:]))
+    assert all(later <= before * (1 + 1e-9) for before, later in itertools.pairwise(risks))
 
 
 def test_chosen_weights_minimise_the_validation_error():

@@ -1,7 +1,8 @@
 """Ridge regression in the basis of the data: teachers, students and their exact risks are diagonal there.
 
-Rows of ``X`` [n, d] are samples, X = U diag(s) V^T. A *filter* h [r] is the linear fit theta = V diag(h / s) U^T y: h = 1 is
-least squares, h = a = s^2 / (s^2 + lambda) is ridge, and every refit to a mixture of labels and predictions is again a filter.
+Rows of ``X`` [n, d] are samples, X = U diag(s) V^T. A *filter* h [r] is the linear fit theta = V diag(h / s) U^T y:
+h = 1 is least squares, h = a = s^2 / (s^2 + lambda) is ridge, and a refit to a mixture of labels and predictions is a
+filter too.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def shrinkage(s: Array, lam: float) -> Array:
 
 
 def distil(a: Array, xi: Sequence[float]) -> Array:
-    """The filter after len(xi) rounds, each refitting ridge ``a`` to xi_t (predictions so far) + (1 - xi_t) (labels)."""
+    """The filter after len(xi) rounds: ridge ``a`` refitted to xi_t (predictions so far) + (1 - xi_t) (labels)."""
     h = a
     for xi_t in xi:
         h = a * ((1 - xi_t) + xi_t * h)
@@ -59,7 +60,7 @@ def distil(a: Array, xi: Sequence[float]) -> Array:
 
 @dataclass(frozen=True)
 class Truth:
-    """A fixed design whose true parameter is known: ``s`` [r], ``t`` [r] = <v_j, theta*>, noise ``sigma``, ``n`` rows."""
+    """A fixed design with known parameter: ``s`` [r], ``t`` [r] = <v_j, theta*>, noise ``sigma``, ``n`` rows."""
 
     s: Array
     t: Array

@@ -4,9 +4,12 @@ Who teaches: the model of the round before. On what: the same training rows. Mat
 
     theta_0 = (X^T X + lam I)^-1 X^T y,     theta_t = (X^T X + lam I)^-1 X^T (xi_t X theta_{t-1} + (1 - xi_t) y)
 
-The weights xi_t are free real numbers. In the basis of X the k rounds are the filter h_j = a_j (1 - sum_i xi_bar_i (1 - a_j^i)),
-a_j = s_j^2 / (s_j^2 + lam): linear in xi_bar, so the best weights are a least-squares solve. Each round adds one free
-parameter; rank(X) rounds reach the best filter there is, for every lam (Pareek, Du and Oh 2024, arXiv 2407.04600).
+The weights xi_t are free real numbers. In the basis of X the k rounds are one filter,
+
+    h_j = a_j (1 - sum_{i=1..k} xi_bar_i (1 - a_j^i)),     a_j = s_j^2 / (s_j^2 + lam),
+
+linear in xi_bar, so the best weights are a least-squares solve. Each round adds one free parameter; rank(X) rounds
+reach the best filter there is, for every lam (Pareek, Du and Oh 2024, arXiv 2407.04600).
 
 Differs from the paper: xi_bar comes from least squares on the validation residuals, where the paper fits the equivalent
 quadratic through evaluations. Weights are not confined to [0, 1]: that would take most of the gain away.
@@ -29,14 +32,14 @@ NUMERIC = {"dtype": np.float64, "y_numeric": True}
 
 
 def to_mixture(xi: Sequence[float]) -> Array:
-    """xi_bar_i = (1 - xi_{k-i}) prod_{l > k-i} xi_l with xi_0 = 0: the coefficient of a^i in the filter's polynomial."""
+    """xi_bar_i = (1 - xi_{k-i}) prod_{l > k-i} xi_l with xi_0 = 0: the filter's coefficient of a^i."""
     xi = np.asarray(xi, dtype=np.float64)[::-1]  # xi_k ... xi_1
     tails = np.cumprod(xi)  # sum_{j >= i} xi_bar_j
     return tails - np.append(tails[1:], 0.0)
 
 
 def to_rounds(xi_bar: Sequence[float]) -> Array:
-    """The weights xi_1 .. xi_k whose rounds have the mixture ``xi_bar``; refuses the rare mixture that no rounds reach."""
+    """The weights xi_1 .. xi_k whose rounds have the mixture ``xi_bar``; refuses a mixture that no rounds reach."""
     tails = np.cumsum(np.asarray(xi_bar, dtype=np.float64)[::-1])[::-1]  # T_m = sum_{i >= m} xi_bar_i
     before = np.append(1.0, tails[:-1])
     if np.any(np.abs(before) <= 1e-12 * np.max(np.abs(tails), initial=1.0)):
@@ -47,7 +50,7 @@ def to_rounds(xi_bar: Sequence[float]) -> Array:
 
 
 def pure_rounds(a: Array, k: int) -> Array:
-    """Columns i = 1..k: what i rounds on predictions alone (all xi = 1) change in the filter, F_ji = a_j (a_j^i - 1)."""
+    """F_ji = a_j (a_j^i - 1): what i = 1..k rounds on predictions alone (all xi = 1) change in the filter."""
     return a[:, None] * (a[:, None] ** np.arange(1, k + 1) - 1)  # [r, k]
 
 
