@@ -1,0 +1,106 @@
+"""One state of a run in two files: tensors (safetensors) and numbers (JSON). Written beside and renamed; nothing is
+unpickled."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+_TENSORS, _NUMBERS = "state.safetensors", "state.json"
+
+
+class Broken(ValueError):
+    """A checkpoint that cannot be used, and why."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What :func:`write` saved: ``tensors`` by name and JSON ``numbers``."""
+
+    tensors: dict[str, Tensor]
+    numbers: dict[str, Any]
+
+
+def write(folder: Path, step: int, tensors: dict[str, Tensor], numbers: dict[str, Any], *, keep: int) -> Path:
+    """Save as ``folder/step-<n>``; it appears whole or not at all. Keeps the last ``keep``."""
+    target, beside = folder / f"step-{step:09d}", folder / f".writing-{step:09d}"
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    save_file({k: t.contiguous().clone() for k, t in tensors.items()}, beside / _TENSORS)
+    numbers = {**numbers, "step": step, "sha256": _digest(beside / _TENSORS)}
+    (beside / _NUMBERS).write_text(json.dumps(numbers, indent=1))
+    for file in (*beside.iterdir(), beside):
+        _flush(file)
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(beside, target)
+    _flush(folder)
+    for old in steps(folder)[:-keep]:
+        shutil.rmtree(old)
+    return target
+
+
+def steps(folder: Path) -> list[Path]:
+    """The checkpoints in ``folder``, oldest first."""
+    return sorted(folder.glob("step-*")) if folder.is_dir() else []
+
+
+def read(path: Path) -> Checkpoint:
+    """Load and verify one checkpoint; raises :class:`Broken` with the reason."""
+    try:
+        numbers = json.loads((path / _NUMBERS).read_text())
+        if _digest(path / _TENSORS) != numbers["sha256"]:
+            raise Broken(f"{path}: {_TENSORS} is damaged (checksum differs)")
+        return Checkpoint(load_file(path / _TENSORS), numbers)
+    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise Broken(f"{path}: not a whole checkpoint ({error})") from error
+
+
+def latest(folder: Path, expect: dict[str, Any], warn: Any) -> Checkpoint | None:
+    """The newest usable checkpoint; those that are damaged or from another run are named through ``warn`` and passed
+    over.
+
+    ``expect``: numbers that must agree (method, options, seed).
+    """
+    for path in reversed(steps(folder)):
+        with contextlib.suppress(_Skip):
+            return _checked(path, expect, warn)
+    return None
+
+
+class _Skip(Exception):
+    pass
+
+
+def _checked(path: Path, expect: dict[str, Any], warn: Any) -> Checkpoint:
+    try:
+        checkpoint = read(path)
+        for key, value in expect.items():
+            if checkpoint.numbers.get(key) != value:
+                raise Broken(f"{path}: from another run ({key} is {checkpoint.numbers.get(key)!r}, here {value!r})")
+    except Broken as reason:
+        warn(f"passed over a checkpoint: {reason}")
+        raise _Skip from reason
+    return checkpoint
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    """Push a file or folder to the disk, so that the rename that follows cannot come before its content."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

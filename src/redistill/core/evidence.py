@@ -1,0 +1,58 @@
+"""What a study measured, as JSON with its pictures: written by the runner, read by ``show`` and by reports. Imports
+no torch."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+
+def folder() -> Path:
+    """Where evidence lies: ``REDISTILL_EVIDENCE``, the checkout's ``evidence/`` or ``./evidence``."""
+    if "REDISTILL_EVIDENCE" in os.environ:
+        return Path(os.environ["REDISTILL_EVIDENCE"])
+    checkout = Path(__file__).parents[3] / "evidence"
+    return checkout if checkout.is_dir() else Path("evidence")
+
+
+def read(slug: str) -> dict[str, Any] | None:
+    """The evidence for a system, or None."""
+    file = folder() / f"{slug}.json"
+    return json.loads(file.read_text()) if file.exists() else None
+
+
+def write(record: dict[str, Any], target: Path) -> Path:
+    """Write ``target/<slug>.json`` (beside, then renamed)."""
+    target.mkdir(parents=True, exist_ok=True)
+    beside, file = target / f".{record['slug']}.json", target / f"{record['slug']}.json"
+    beside.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    os.replace(beside, file)
+    return file
+
+
+def digest(modules: Iterable[str]) -> str:
+    """A hash of what the named modules *do*: their syntax trees without comments, docstrings and layout."""
+    found = hashlib.sha256()
+    for name in sorted(modules):
+        spec = importlib.util.find_spec(name)
+        assert spec and spec.origin, f"no source for {name}"
+        tree = ast.parse(Path(spec.origin).read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
+                node.body = node.body[1:]
+        found.update(ast.dump(tree).encode())
+    return found.hexdigest()[:20]
+
+
+def stale(record: dict[str, Any]) -> bool:
+    """Whether the method, the study or a block that it names has changed since the evidence was written."""
+    try:
+        return digest(record["modules"]) != record["digest"]
+    except (AssertionError, KeyError, ModuleNotFoundError):
+        return True

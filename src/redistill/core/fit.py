@@ -1,0 +1,344 @@
+"""The one training loop: turns, micro-batches, ranks, optimisers, checkpoints. It knows no paper and no domain."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from redistill.core import checkpoint
+from redistill.core.errors import Diverged, UserError
+from redistill.core.followers import Follower
+from redistill.core.loss import Loss
+from redistill.core.method import Again, Batch, Method
+from redistill.core.observers import Display, JsonLines, Tracker, Window
+from redistill.core.plan import Plan
+from redistill.core.progress import Progress, Rows
+from redistill.core.roles import Roles
+from redistill.core.slot import describe
+from redistill.core.source import Batches, cut
+from redistill.core.world import World, placed_like, shard, whole
+
+Micro = tuple[Rows, Batch]
+
+
+@dataclass
+class Fitted:
+    """What a run leaves: the student, the whole method, the logged rows and the seconds it took."""
+
+    student: nn.Module
+    method: Method
+    history: list[dict[str, Any]]
+    seconds: float
+
+
+@dataclass
+class _Sums:
+    """Weighted sums over the micro-batches of one turn."""
+
+    weight: float | Tensor = 0.0
+    numbers: dict[str, Tensor] = field(default_factory=dict)
+    average: dict[str, Tensor] = field(default_factory=dict)
+    gather: dict[str, list[Tensor]] = field(default_factory=dict)
+
+    def add(self, loss: Loss, weight: float | Tensor) -> None:
+        self.weight = self.weight + weight
+        watched = {k: torch.as_tensor(v) for k, v in loss.watch.items()}
+        for store, values in ((self.numbers, {**loss.terms, **watched}), (self.average, loss.average)):
+            for name, value in values.items():
+                held = value.detach().float() * weight
+                store[name] = store[name] + held if name in store else held
+        for name, rows in loss.gather.items():
+            self.gather.setdefault(name, []).append(rows.detach())
+
+
+def fit(
+    method: Method,
+    data: Any,
+    plan: Plan,
+    *,
+    folder: str | Path | None = None,
+    resume: bool = False,
+    until: int | None = None,
+    observers: Sequence[Callable[..., None]] = (),
+    show: bool = False,
+) -> Fitted:
+    """Train ``method`` on ``data`` within the budget of ``plan``; the last weights are the result.
+
+    ``data``: a dict of equally long columns, a map-style data set of dicts, or None. ``folder``: where checkpoints and
+    ``log.jsonl`` go; with ``resume`` the run continues from its last usable checkpoint to the same bits. ``until``:
+    stop (with a checkpoint) before this step, for budgets of wall time. ``show``: a progress bar.
+
+    Raises :class:`UserError` for missing columns or a folder that holds another run, :class:`Diverged` for a loss
+    that is not finite.
+    """
+    engine = Engine(method, data, plan, Path(folder) if folder else None)
+    engine.open(resume)
+    with engine.watching(observers, show), _graceful() as stop:
+        engine.run(engine.steps if until is None else min(until, engine.steps), stop)
+    return Fitted(method.export(), method, engine.history, engine.seconds)
+
+
+class Engine:
+    """One run of :func:`fit`."""
+
+    def __init__(self, method: Method, data: Any, plan: Plan, folder: Path | None) -> None:
+        self.method, self.plan, self.folder = method, plan, folder
+        self.world = World(plan.device)
+        unknown = set(plan.turns) - set(method.trains)
+        if unknown:
+            raise UserError(f"unknown turns {sorted(unknown)}; valid: {sorted(method.trains)}", place="plan.turns")
+        self.roles = Roles(method)
+        self._place()
+        self.optimizers = {turn: plan.optim(turn).build(self.roles.parameters(turn)) for turn in method.trains}
+        self.batches = Batches(data, plan, self.world)
+        self.now = Progress(seed=plan.seed, device=self.world.device)
+        self.drawn = 0  # global batches
+        self.now.steps = self.steps = plan.steps or self._steps(plan.epochs or 1)
+        self.now.epochs = plan.epochs or max(1, math.ceil(self.steps * self._fresh() / self.batches.per_epoch))
+        self.history: list[dict[str, Any]] = []
+        self.observers: list[Any] = []
+        self.window = Window()
+        self.seconds = 0.0
+        self._micros: list[Micro] = []
+
+    def _place(self) -> None:
+        self.method.to(self.world.device)
+        if self.plan.parallel == "shard":
+            if self.world.size == 1:
+                raise UserError("'shard' needs several processes (accelerate launch)", place="plan.parallel")
+            for name, net in self.method.networks().items():
+                if name in self.roles.trained or isinstance(net, Follower):
+                    shard(net.net if isinstance(net, Follower) else net, self.world)
+
+    def _fresh(self) -> int:
+        return max(1, sum(not isinstance(turn, Again) for turn in self.method.turns(self.now)))
+
+    def _steps(self, epochs: int) -> int:
+        return max(1, epochs * self.batches.per_epoch // self._fresh())
+
+    # --- the loop ---------------------------------------------------------------------------------------------------
+
+    def run(self, until: int, stop: threading.Event) -> None:
+        """Steps up to ``until``; saves on the way, at the end and when asked to stop."""
+        begin = time.perf_counter()
+        stream = self.batches.since(self.drawn)
+        self.window = Window()
+        while self.now.step < until:
+            self.step(stream)
+            if self._due(self.plan.log_every) or self.now.step + 1 == until:
+                self._log()
+            self.now.step += 1
+            if (
+                self.now.step == until
+                or stop.is_set()
+                or (self.plan.save_every and self.now.step % self.plan.save_every == 0)
+            ):
+                self.save()
+            if stop.is_set():
+                raise SystemExit(f"stopped at step {self.now.step}; continue with --resume")
+        self.roles.leave()
+        self.seconds = time.perf_counter() - begin
+
+    def _due(self, every: int) -> bool:
+        return (self.now.step + 1) % every == 0
+
+    def step(self, stream: Iterator[Micro]) -> None:
+        """All turns of one step."""
+        for position, turn in enumerate(self.method.turns(self.now)):
+            self.now.turn = str(turn)
+            self.now.epoch = self.drawn // self.batches.per_epoch
+            if not (isinstance(turn, Again) and self._micros):
+                self._micros = self._fetch(stream, position)
+            self.roles.enter(turn)
+            stats = self._update(str(turn), self._accumulate(str(turn), position))
+            with torch.no_grad():
+                self.now.rows = None
+                self.method.after(str(turn), stats, self.now)
+
+    def _fetch(self, stream: Iterator[Micro], position: int) -> list[Micro]:
+        rows, batch = next(stream)
+        self.drawn += 1
+        moved = {k: v.to(self.world.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+        self.method.check(moved)
+        prepared = []
+        for part, micro in cut(rows, moved, self.plan.accumulate):
+            self._begin(part, position, "prepare")
+            with torch.no_grad(), self._precision():
+                prepared.append((part, self.method.prepare(micro, self.now)))
+        return prepared
+
+    def _begin(self, rows: Rows, position: int, what: str) -> None:
+        self.now.rows = rows
+        self.now.reseed(position, what)
+
+    def _precision(self) -> Any:
+        return (
+            torch.autocast(self.world.device.type, torch.bfloat16) if self.plan.precision == "bf16" else nullcontext()
+        )
+
+    def _accumulate(self, turn: str, position: int) -> _Sums:
+        """Forward and backward over the micro-batches; gradients are sums of (weight x mean), divided once in
+        `_update`."""
+        sums = _Sums()
+        alone = len(self._micros) == 1 and self.world.size == 1
+        for rows, batch in self._micros:
+            self._begin(rows, position, "loss")
+            with self._precision():
+                loss = self.method.loss(turn, batch, self.now)
+            weight = float(rows.stop - rows.start) if loss.weight is None else loss.weight
+            sums.add(loss, weight)
+            (loss.total if alone else loss.total * weight).backward()
+        return sums
+
+    def _update(self, turn: str, sums: _Sums) -> dict[str, Tensor]:
+        """Combine micro-batches and ranks, check, clip, step. Returns the statistics for ``after``."""
+        weight, numbers, stats = self._combine(sums)
+        self._check_finite(turn, numbers)
+        self.roles.audit(turn)
+        parameters = self.roles.parameters(turn)
+        if len(self._micros) > 1 or self.world.size > 1:
+            self.world.sum_gradients(parameters)
+            # fully_shard averages over ranks in the backward pass, replicas were summed
+            scale = (self.world.size if self.plan.parallel == "shard" else 1) / weight
+            torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], scale)
+        optim, optimizer = self.plan.optim(turn), self.optimizers[turn]
+        if optim.clip:
+            numbers["grad_norm"] = float(whole(nn.utils.clip_grad_norm_(parameters, optim.clip)))
+        lr = optim.lr * optim.factor(self.now.step, self.steps)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        prefix = f"{turn}/" if len(self.method.trains) > 1 else ""
+        self.window.add({prefix + k: v for k, v in {**numbers, "lr": lr}.items()}, self._micros[0][0].total)
+        return stats
+
+    def _combine(self, sums: _Sums) -> tuple[float, dict[str, float], dict[str, Tensor]]:
+        """One sum over ranks for the weight, the logged numbers and the averaged statistics."""
+        device = self.world.device
+        parts = [torch.as_tensor(sums.weight, dtype=torch.float32, device=device).reshape(1)]
+        parts += [value.to(device).reshape(-1) for value in (*sums.numbers.values(), *sums.average.values())]
+        flat = self.world.sum(torch.cat(parts)).split([p.numel() for p in parts])
+        weight = float(flat[0])
+        if weight <= 0:
+            raise UserError(f"step {self.now.step}: no row or token of the batch counts (all masked)", place="data")
+        split = 1 + len(sums.numbers)
+        numbers = {name: float(v) / weight for name, v in zip(sums.numbers, flat[1:split])}
+        stats = {n: (v / weight).view_as(sums.average[n]) for n, v in zip(sums.average, flat[split:])}
+        return weight, numbers, stats | {n: self.world.gather(torch.cat(rows)) for n, rows in sums.gather.items()}
+
+    def _check_finite(self, turn: str, numbers: dict[str, float]) -> None:
+        for name, value in numbers.items():
+            if not math.isfinite(value):
+                where = f"; the last good checkpoint is in {self.folder}" if self.folder else ""
+                raise Diverged(f"step {self.now.step}, turn {turn!r}: {name!r} is {value}{where}")
+
+    # --- what is written --------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def watching(self, observers: Sequence[Callable[..., None]], show: bool) -> Iterator[None]:
+        """The observers of this run, closed at its end."""
+        self.observers = list(observers)
+        if self.world.main and self.folder:
+            self.observers += [JsonLines(self.folder / "log.jsonl", self.now.step)]
+            self.observers += [Tracker(name, self.folder) for name in self.plan.trackers]
+        if self.world.main and show:
+            self.observers += [Display(type(self.method).__name__)]
+        try:
+            yield
+        finally:
+            for observer in self.observers:
+                getattr(observer, "close", lambda: None)()
+
+    def _log(self) -> None:
+        row = self.window.flush(step=self.now.step + 1, epoch=self.now.epoch)
+        self.history.append(row)
+        for observer in self.observers:
+            observer(self.now, row, self.method)
+
+    def identity(self) -> dict[str, Any]:
+        """What must agree between a checkpoint and the run that continues it."""
+        return {"method": type(self.method).__name__, "options": describe(self.method), "seed": self.plan.seed,
+                "batch_size": self.batches.size, "rows": len(self.batches.table)}  # fmt: skip
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor that changes, by name: networks, followers, buffers, optimisers (full tensors on every rank)."""
+        tensors = self.roles.state()
+        for turn, optimizer in self.optimizers.items():
+            for i, slots in optimizer.state_dict()["state"].items():
+                tensors |= {f"optim.{turn}.{i}.{k}": v for k, v in slots.items() if isinstance(v, Tensor)}
+        return {name: whole(t) for name, t in tensors.items()}
+
+    def save(self) -> None:
+        """A checkpoint, if there is a folder for it."""
+        if self.folder is None:
+            return
+        tensors = self.state()
+        if self.world.main:
+            numbers = {**self.identity(), "drawn": self.drawn, "history": self.history}
+            checkpoint.write(self.folder / "checkpoints", self.now.step, tensors, numbers, keep=self.plan.keep)
+        self.world.barrier()
+
+    def open(self, resume: bool) -> None:
+        """Claim the folder, or continue from the last usable checkpoint in it."""
+        if self.folder is None:
+            return
+        there = checkpoint.steps(self.folder / "checkpoints")
+        if there and not resume:
+            raise UserError(f"{self.folder} holds another run; resume it or choose another folder", place="folder")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        found = checkpoint.latest(self.folder / "checkpoints", self.identity(), warnings.warn)
+        if there and found is None:
+            raise UserError(f"no checkpoint in {self.folder} belongs to this run", place="folder")
+        if found:
+            self.load(found)
+
+    def load(self, found: checkpoint.Checkpoint) -> None:
+        """Put a checkpoint's tensors and position in place."""
+        mine = self.roles.state()
+        saved = {k: t for k, t in found.tensors.items() if not k.startswith("optim.")}
+        assert saved.keys() == mine.keys(), f"a checkpoint with other tensors: {sorted(saved.keys() ^ mine.keys())[:3]}"
+        with torch.no_grad():
+            for name, tensor in mine.items():
+                tensor.copy_(placed_like(saved[name], tensor))
+        for turn, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(_optimizer_state(found.tensors, turn, optimizer, self.roles.parameters(turn)))
+        self.now.step, self.drawn = found.numbers["step"], found.numbers["drawn"]
+        self.history = found.numbers["history"]
+
+
+def _optimizer_state(
+    tensors: dict[str, Tensor], turn: str, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]
+) -> dict[str, Any]:
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith(f"optim.{turn}."):
+            i, key = name.removeprefix(f"optim.{turn}.").split(".", 1)
+            like = parameters[int(i)]
+            state.setdefault(int(i), {})[key] = placed_like(tensor, like) if tensor.shape == like.shape else tensor
+    return {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+
+
+@contextmanager
+def _graceful() -> Iterator[threading.Event]:
+    """SIGTERM asks for a checkpoint and an exit after the step that is under way."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,104 @@
+"""Who watches a run: a progress display, a log of JSON lines, trackers. An observer is any callable ``(now, row,
+method)``."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+from redistill.core.method import Method
+from redistill.core.progress import Progress
+
+Row = dict[str, Any]
+
+
+class Observer(Protocol):
+    """Called after every logged step with the row of numbers; ``close`` (if there is one) when the run ends."""
+
+    def __call__(self, now: Progress, row: Row, method: Method) -> None: ...
+
+
+class JsonLines:
+    """Appends every row to ``log.jsonl``; a resumed run drops the rows after its checkpoint first."""
+
+    def __init__(self, file: Path, step: int) -> None:
+        kept = []
+        if file.exists():
+            kept = [line for line in file.read_text().splitlines() if json.loads(line)["step"] <= step]
+        file.write_text("".join(line + "\n" for line in kept))
+        self.stream = file.open("a", buffering=1)
+
+    def __call__(self, now: Progress, row: Row, method: Method) -> None:
+        self.stream.write(json.dumps(row) + "\n")
+
+    def close(self) -> None:
+        """Close the file."""
+        self.stream.close()
+
+
+class Display:
+    """A Rich progress bar with the loss terms, rows per second and the time left."""
+
+    def __init__(self, title: str) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = ("[bold]{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.bar = Progress(*columns, TextColumn("{task.fields[speed]}"), TextColumn("[dim]{task.fields[terms]}"))
+        self.task = self.bar.add_task(title, total=None, terms="", speed="")
+        self.bar.start()
+
+    def __call__(self, now: Progress, row: Row, method: Method) -> None:
+        quiet = {"step", "epoch", "seconds", "rows_per_second"}
+        terms = "  ".join(f"{k} {v:.4g}" for k, v in row.items() if k not in quiet and not k.startswith("lr"))
+        speed = f"{row['rows_per_second']:.0f} rows/s"
+        self.bar.update(self.task, completed=now.step + 1, total=now.steps, terms=terms, speed=speed)
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        self.bar.stop()
+
+
+class Tracker:
+    """Sends the rows to one of Accelerate's trackers (tensorboard, trackio, wandb)."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        from accelerate import tracking
+
+        from redistill.core.errors import need
+
+        cls = tracking.LOGGER_TYPE_TO_CLASS[name]
+        if not tracking.get_available_trackers() or name not in [str(t) for t in tracking.get_available_trackers()]:
+            raise need("trackers", name)
+        self.tracker = cls(folder.name, logging_dir=folder) if cls.requires_logging_directory else cls(folder.name)
+        self.tracker.start()
+
+    def __call__(self, now: Progress, row: Row, method: Method) -> None:
+        self.tracker.log({k: v for k, v in row.items() if k != "step"}, step=row["step"])
+
+    def close(self) -> None:
+        """Finish the tracker's run."""
+        self.tracker.finish()
+
+
+class Window:
+    """Means of the numbers since the last logged row, and the speed."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, list[float]] = {}
+        self.rows, self.since, self.begin = 0, time.perf_counter(), time.perf_counter()
+
+    def add(self, numbers: dict[str, float], rows: int) -> None:
+        """Take in one turn."""
+        self.rows += rows
+        for name, value in numbers.items():
+            self.sums.setdefault(name, []).append(value)
+
+    def flush(self, **extra: Any) -> Row:
+        """The row of means; begins anew."""
+        clock = time.perf_counter()
+        speed = self.rows / max(clock - self.since, 1e-9)
+        means = {name: sum(values) / len(values) for name, values in self.sums.items()}
+        self.sums, self.rows, self.since = {}, 0, clock
+        return {**extra, **means, "rows_per_second": speed, "seconds": clock - self.begin}

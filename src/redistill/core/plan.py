@@ -1,0 +1,87 @@
+"""How long and with which optimisers: the budget of a run, the only schema for it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import nn
+
+from redistill.core.world import is_sharded
+
+
+class Optim(BaseModel):
+    """An optimiser and its schedule."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    lr: float = Field(1e-3, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    nesterov: bool = False
+    weight_decay: float = Field(0.0, ge=0)
+    clip: float | None = Field(None, gt=0, description="greatest norm of the gradient")
+    schedule: Literal["constant", "cosine", "linear", "multistep"] = "constant"
+    warmup: int = Field(0, ge=0, description="steps of linear growth from 0")
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    gamma: float = Field(0.1, gt=0)
+
+    def factor(self, step: int, steps: int) -> float:
+        """What the learning rate is multiplied by at ``step`` of ``steps``: a pure function, so there is no state to
+        save."""
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        done = (step - self.warmup) / max(steps - self.warmup, 1)
+        if self.schedule == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * done))
+        if self.schedule == "linear":
+            return 1 - done
+        if self.schedule == "multistep":
+            return self.gamma ** sum(step / steps >= m for m in self.milestones)
+        return 1.0
+
+    def build(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        """The torch optimiser over ``parameters``."""
+        fused = not is_sharded(parameters) and all(p.is_floating_point() for p in parameters)
+        common: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay, "fused": fused}
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(parameters, momentum=self.momentum, nesterov=self.nesterov, **common)
+        kind = torch.optim.AdamW if self.optimizer == "adamw" else torch.optim.Adam
+        return kind(parameters, betas=self.betas, eps=self.eps, **common)
+
+
+class Plan(Optim):
+    """The budget of a run. ``steps`` or ``epochs``; ``turns`` overrides the optimiser turn by turn."""
+
+    steps: int | None = Field(None, gt=0)
+    epochs: int | None = Field(None, gt=0)
+    batch_size: int = Field(64, gt=0, description="rows of a global batch: over all ranks and micro-batches")
+    accumulate: int = Field(1, gt=0, description="micro-batches that a rank's part is cut into")
+    drop_last: bool = False
+    workers: int = Field(0, ge=0, description="processes that load data")
+    turns: dict[str, dict[str, Any]] = {}
+    precision: Literal["fp32", "bf16"] = "fp32"
+    parallel: Literal["replicate", "shard"] = "replicate"
+    device: str = "auto"
+    seed: int = 0
+    log_every: int = Field(10, gt=0)
+    save_every: int | None = Field(None, gt=0, description="steps between checkpoints; the last step always has one")
+    keep: int = Field(2, gt=0, description="checkpoints kept")
+    trackers: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> Plan:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give either steps or epochs")
+        for turn in self.turns:
+            self.optim(turn)
+        return self
+
+    def optim(self, turn: str) -> Optim:
+        """The optimiser of ``turn``: the plan's own with the turn's overrides."""
+        common = {name: getattr(self, name) for name in Optim.model_fields}
+        return Optim(**{**common, **self.turns.get(turn, {})})

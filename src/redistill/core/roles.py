@@ -1,0 +1,84 @@
+"""Who trains in which turn, decided by whole modules and by parameter *names*: sharding swaps parameter objects."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from redistill.core.errors import UserError, nearest
+from redistill.core.followers import Follower
+from redistill.core.method import Method
+
+
+class Roles:
+    """Freezes and thaws the networks of a method before each turn, and knows which tensors change in a run."""
+
+    def __init__(self, method: Method) -> None:
+        self.method = method
+        self.trained = {name: method.get_submodule(name) for name in self._names()}
+        self.trainable = {
+            role: {n for n, p in net.named_parameters() if p.requires_grad} for role, net in self.trained.items()
+        }
+        for role, names in self.trainable.items():
+            if not names:
+                raise UserError(f"no parameter of {role!r} requires a gradient; nothing would train", place="method")
+        self._now: str | None = None
+        self._audited: set[str] = set()
+
+    def _names(self) -> list[str]:
+        have = self.method.networks()
+        names = list(dict.fromkeys(n for nets in self.method.trains.values() for n in nets))
+        for name in names:
+            assert name in have, f"{type(self.method).__name__}.trains names {name!r}; {nearest(name, have)}"
+        return names
+
+    def enter(self, turn: str) -> None:
+        """Thaw the networks of ``turn`` (train mode), freeze all others (eval mode). A gradient still flows through
+        them."""
+        if turn == self._now:
+            return
+        self._now = str(turn)
+        for name, net in self.method.networks().items():
+            active = name in self.method.trains[turn]
+            net.train(active)
+            names = self.trainable.get(name, set()) if active else set()
+            for key, parameter in net.named_parameters():
+                parameter.requires_grad_(key in names)
+
+    def leave(self) -> None:
+        """Give every network back as it came: what trained requires a gradient again; evaluation mode."""
+        self._now = None
+        for name, net in self.method.networks().items():
+            net.eval()
+            for key, parameter in net.named_parameters():
+                parameter.requires_grad_(key in self.trainable.get(name, set()))
+
+    def parameters(self, turn: str) -> list[nn.Parameter]:
+        """The parameters that ``turn`` trains, in a stable order."""
+        nets = [(name, self.trained[name]) for name in self.method.trains[turn]]
+        return [p for name, net in nets for key, p in net.named_parameters() if key in self.trainable[name]]
+
+    def audit(self, turn: str) -> None:
+        """Once per turn, after the first backward pass: gradients are where they belong and nowhere else."""
+        if turn in self._audited:
+            return
+        self._audited.add(str(turn))
+        for name, net in self.method.networks().items():
+            reached = any(p.grad is not None for p in net.parameters())
+            if name in self.method.trains[turn]:
+                assert reached, f"turn {turn!r} trains {name!r}, but no gradient reached it"
+            else:
+                assert not reached, f"turn {turn!r} left a gradient in {name!r}, which it does not train"
+
+    def state(self) -> dict[str, Tensor]:
+        """What changes in a run, by name, not copied: buffers of the method, trained parameters, followers."""
+        tensors = {f"buffer.{name}": b for name, b in self.method.named_buffers(recurse=False)}
+        for name, net in self.method.networks().items():
+            names = net.copied if isinstance(net, Follower) else self.trainable.get(name)
+            if names is None:
+                continue
+            inner = net.net if isinstance(net, Follower) else net
+            persistent = inner.state_dict(keep_vars=True).keys()
+            changing = {k: p for k, p in inner.named_parameters() if k in names}
+            changing |= {k: b for k, b in inner.named_buffers() if k in persistent}
+            tensors |= {f"net.{name}.{key}": value for key, value in changing.items()}
+        return tensors

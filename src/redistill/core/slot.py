@@ -1,0 +1,68 @@
+"""Parts that remember how they were built, so that a constructor is the only schema of a recipe."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import Any, Self
+
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+
+
+def snake(name: str) -> str:
+    """The recipe's word for a class: ``ForwardKL`` -> ``forward_kl``."""
+    return _CAMEL.sub("_", name).lower()
+
+
+class Configured:
+    """Remembers the arguments of its constructor under their names (``arguments``); mixes with ``nn.Module``."""
+
+    arguments: dict[str, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        self = super().__new__(cls)
+        bound = inspect.signature(cls.__init__).bind_partial(
+            self, *args, **kwargs
+        )  # partial: copies come without arguments
+        object.__setattr__(self, "arguments", dict(list(bound.arguments.items())[1:]))
+        return self
+
+
+class Slot(Configured):
+    """Base of the plug-ins (a path, a divergence, a temperature): rivals are subclasses, side by side in one file.
+
+    In a recipe a plug-in is its word (``divergence: reverse_kl``) or a table (``{name: jsd, beta: 0.3}``).
+    """
+
+    @classmethod
+    def choices(cls) -> dict[str, type[Slot]]:
+        """Word -> class, for every concrete subclass that has been imported."""
+        found: dict[str, type[Slot]] = {}
+        for child in cls.__subclasses__():
+            own = {} if inspect.isabstract(child) or child.__name__.startswith("_") else {snake(child.__name__): child}
+            found |= own | child.choices()
+        return dict(sorted(found.items()))
+
+
+def options(cls: type) -> dict[str, inspect.Parameter]:
+    """The keyword-only parameters of a constructor: what a recipe may set."""
+    parameters = inspect.signature(cls.__init__).parameters.values()
+    keyword = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
+    if keyword or not issubclass(cls, Slot):
+        return keyword
+    return {p.name: p for p in list(parameters)[1:]}  # a plug-in has nothing but options
+
+
+def describe(part: Configured) -> dict[str, Any]:
+    """The options that ``part`` was built with, defaults included, as plain values: constructor -> recipe."""
+    values = {name: part.arguments.get(name, p.default) for name, p in options(type(part)).items()}
+    return {name: _plain(value) for name, value in values.items() if value is not inspect.Parameter.empty}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Slot):
+        inner = describe(value)
+        return {"name": snake(type(value).__name__), **inner} if inner else snake(type(value).__name__)
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return value

@@ -1,0 +1,145 @@
+"""Where batches come from: any table of rows, in an order that is a pure function of (seed, batch number)."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, default_collate
+
+from redistill.core.errors import UserError
+from redistill.core.plan import Plan
+from redistill.core.progress import Rows, seed_of
+from redistill.core.world import World
+
+
+class Columns:
+    """Equally long tensors or arrays, row by row."""
+
+    def __init__(self, columns: Mapping[str, Any]) -> None:
+        self.columns = {
+            name: torch.as_tensor(np.asarray(c)) if not isinstance(c, Tensor) else c for name, c in columns.items()
+        }
+        lengths = {name: len(c) for name, c in self.columns.items()}
+        if len(set(lengths.values())) != 1:
+            raise UserError(f"columns of unequal length: {lengths}", place="data")
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def __getitems__(self, index: list[int]) -> dict[str, Any]:
+        return {name: column[index] for name, column in self.columns.items()}
+
+
+class Items:
+    """A map-style data set whose items are dicts (or pairs: image, label)."""
+
+    def __init__(self, data: Any) -> None:
+        self.data = data
+        self.collate = getattr(data, "collate", default_collate)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitems__(self, index: list[int]) -> dict[str, Any]:
+        return self.collate([_as_dict(self.data[i]) for i in index])
+
+
+class NoData:
+    """Rows without columns, for methods that need none."""
+
+    def __len__(self) -> int:
+        return 2**31
+
+    def __getitems__(self, index: list[int]) -> dict[str, Any]:
+        return {}
+
+
+def _as_dict(item: Any) -> dict[str, Any]:
+    if isinstance(item, Mapping):
+        return dict(item)
+    if isinstance(item, (tuple, list)) and len(item) == 2:
+        return {"image": item[0], "label": item[1]}
+    raise UserError(f"a row must be a dict or a pair (image, label), not {type(item).__name__}", place="data")
+
+
+def table(data: Any) -> Any:
+    """``data`` as a table that gives rows by index: a dict of columns, a map-style data set, or None."""
+    if data is None:
+        return NoData()
+    if isinstance(data, Mapping):
+        return Columns(data)
+    if hasattr(data, "__getitems__") and hasattr(data, "columns"):
+        return data
+    if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+        return Items(data)
+    raise UserError(f"cannot take rows from {type(data).__name__}; give a dict of columns or a data set", place="data")
+
+
+class Batches:
+    """The endless stream of this rank's parts of the global batches, from any batch number on."""
+
+    def __init__(self, data: Any, plan: Plan, world: World) -> None:
+        self.table, self.plan, self.world = table(data), plan, world
+        if len(self.table) == 0:
+            raise UserError("the data set is empty", place="data")
+        self.size = min(plan.batch_size, len(self.table))
+        whole, rest = divmod(len(self.table), self.size)
+        self.per_epoch = whole + (rest > 0 and not plan.drop_last)
+        self._order: tuple[int, Tensor | None] = (-1, None)
+
+    def index(self, number: int) -> Tensor:
+        """The rows of global batch ``number``, int64."""
+        epoch, position = divmod(number, self.per_epoch)
+        if isinstance(self.table, NoData):
+            return torch.arange(number * self.size, (number + 1) * self.size)
+        if self._order[0] != epoch:
+            generator = torch.Generator().manual_seed(seed_of(self.plan.seed, "order", epoch))
+            self._order = (epoch, torch.randperm(len(self.table), generator=generator))
+        assert self._order[1] is not None
+        return self._order[1][position * self.size : (position + 1) * self.size]
+
+    def since(self, number: int) -> Iterator[tuple[Rows, dict[str, Any]]]:
+        """Batches from ``number`` on: which rows of the global batch they are, and the columns with ``index``."""
+        if not self.plan.workers:
+            while True:
+                yield self._load(number)
+                number += 1
+        yield from DataLoader(
+            _Numbered(self, number), batch_size=None, num_workers=self.plan.workers, persistent_workers=True
+        )
+
+    def _load(self, number: int) -> tuple[Rows, dict[str, Any]]:
+        index = self.index(number)
+        rows = self.world.rows(len(index))
+        mine = index[rows.start : rows.stop]
+        return rows, {**self.table.__getitems__(mine.tolist()), "index": mine}
+
+
+class _Numbered(torch.utils.data.IterableDataset):
+    """Splits batch numbers over loader processes; DataLoader gives them back in order."""
+
+    def __init__(self, batches: Batches, start: int) -> None:
+        self.batches, self.start = batches, start
+
+    def __iter__(self) -> Iterator[tuple[Rows, dict[str, Any]]]:
+        info = torch.utils.data.get_worker_info()
+        assert info is not None
+        number = self.start + info.id
+        while True:
+            yield self.batches._load(number)
+            number += info.num_workers
+
+
+def cut(rows: Rows, batch: dict[str, Any], parts: int) -> list[tuple[Rows, dict[str, Any]]]:
+    """A batch in at most ``parts`` micro-batches of nearly equal size."""
+    size = rows.stop - rows.start
+    marks = sorted({size * i // parts for i in range(parts + 1)})
+    return [
+        (Rows(rows.start + a, rows.start + b, rows.total), {k: v[a:b] for k, v in batch.items()})
+        for a, b in itertools.pairwise(marks)
+    ]

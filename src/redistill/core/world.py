@@ -1,0 +1,118 @@
+"""One process or many: placement through Accelerate, sums and gathers over ranks, sharding by ``fully_shard``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate import PartialState
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from redistill.core.errors import UserError
+from redistill.core.progress import Rows
+
+_BUCKET = 32 * 2**20  # bytes of gradients that travel together
+
+
+class World:
+    """The processes of this run and the device of this one."""
+
+    def __init__(self, device: str = "auto") -> None:
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise UserError(f"{device!r} is not available here; write cpu or auto", place="plan.device")
+        state = PartialState(cpu=True) if device == "cpu" else PartialState()
+        self.rank, self.size = state.process_index, state.num_processes
+        self.device = torch.device(device) if device not in ("auto", "cuda") else state.device
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes files and draws."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        if self.size > 1:
+            dist.barrier()
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over ranks (in place)."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """The rows of all ranks in the order of the global batch; ranks may hold unequal numbers of rows."""
+        if self.size == 1:
+            return rows
+        counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(self.size)]
+        dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
+        longest = int(max(counts))
+        padded = rows.new_zeros(longest, *rows.shape[1:])
+        padded[: len(rows)] = rows
+        parts = [torch.empty_like(padded) for _ in range(self.size)]
+        dist.all_gather(parts, padded.contiguous())
+        return torch.cat([part[: int(n)] for part, n in zip(parts, counts)])
+
+    def sum_gradients(self, parameters: list[nn.Parameter]) -> None:
+        """Replicated networks: add up the gradients of all ranks, in buckets. Sharded ones were summed in the
+        backward pass."""
+        if self.size == 1:
+            return
+        for p in parameters:  # a rank without a gradient still takes part in the sum
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+        plain = [p.grad for p in parameters if p.grad is not None and not isinstance(p.grad, DTensor)]
+        for bucket in _buckets(plain):
+            flat = torch.cat([g.flatten() for g in bucket])
+            dist.all_reduce(flat)
+            for g, part in zip(bucket, flat.split([g.numel() for g in bucket])):
+                g.copy_(part.view_as(g))
+
+    def rows(self, total: int) -> Rows:
+        """This rank's part of a global batch of ``total`` rows."""
+        cuts = [total * r // self.size for r in range(self.size + 1)]
+        return Rows(cuts[self.rank], cuts[self.rank + 1], total)
+
+
+def _buckets(gradients: list[Tensor]) -> list[list[Tensor]]:
+    out: list[list[Tensor]] = []
+    size = 0
+    for g in gradients:
+        if not out or size + g.nbytes > _BUCKET or out[-1][0].dtype != g.dtype:
+            out.append([])
+            size = 0
+        out[-1].append(g)
+        size += g.nbytes
+    return out
+
+
+def shard(net: nn.Module, world: World) -> None:
+    """Shard ``net`` over all ranks, each repeated block by itself; call the net only through its ``forward``."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(world.device.type, (world.size,))
+    for blocks in [m for m in net.modules() if isinstance(m, nn.ModuleList)]:
+        for block in blocks:
+            fully_shard(block, mesh=mesh)
+    fully_shard(net, mesh=mesh)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The full tensor behind a shard, detached."""
+    detached = tensor.detach()
+    return detached.full_tensor() if isinstance(detached, DTensor) else detached
+
+
+def placed_like(value: Tensor, reference: Tensor) -> Tensor:
+    """``value`` (a full tensor) on the device, in the type and with the sharding of ``reference``."""
+    value = value.to(device=reference.device, dtype=reference.dtype)
+    if isinstance(reference, DTensor) and value.shape == reference.shape:
+        return distribute_tensor(value, reference.device_mesh, reference.placements)
+    return value
+
+
+def is_sharded(tensors: list[Any]) -> bool:
+    """Whether any of the tensors is a shard."""
+    return any(isinstance(t, DTensor) for t in tensors)
