@@ -42,7 +42,9 @@ def test_a_perfect_network_of_any_kind_denoises(x, kind):
         def forward(self, x_t, time):
             return path.from_x0(x_t, x0, time, kind)
 
-    torch.testing.assert_close(Denoiser(Perfect(), path=path, kind=kind, time_scale=1.0)(x, T), x0, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        Denoiser(Perfect(), path=path, kind=kind, time_scale=1.0)(x, T), x0, rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("wrap", [lambda y: y, lambda y: (y,), lambda y: SimpleNamespace(sample=y)])

@@ -12,7 +12,7 @@ from redistill.diffusion.paths import Cosine, Edm, Flow, Path, Trig, Vp
 
 PATHS = [Flow(), Flow(shift=3.0), Vp(), Vp(0.00085, 0.012, "scaled_linear"), Cosine(), Edm(), Trig()]
 CASES = [(path, kind) for path in PATHS for kind in path.kinds]
-TIMES = torch.tensor([0.03, 0.2, 0.5, 0.77, 0.97], dtype=torch.float64)
+TIMES = torch.tensor([0.1, 0.2, 0.5, 0.77, 0.97], dtype=torch.float64)
 
 
 def triple(path: Path) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -49,7 +49,7 @@ def test_v_is_the_published_one(path):
 
 def test_edm_kind_is_the_preconditioning_of_karras():
     path = Edm()
-    x0, _, x = triple(path)
+    x = triple(path)[2]
     F = torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     sigma, sd = path.sigma(TIMES).reshape(-1, 1, 1, 1), path.sigma_data
     expected = sd**2 / (sigma**2 + sd**2) * x + sigma * sd / (sigma**2 + sd**2).sqrt() * F
@@ -75,7 +75,9 @@ def test_time_of_inverts_the_ratio_and_noise_grows(path):
 @pytest.mark.parametrize("path", PATHS, ids=name)
 def test_score_is_minus_eps_over_sigma(path):
     x0, eps, x_t = triple(path)
-    torch.testing.assert_close(path.score_from_x0(x_t, x0, TIMES), -eps / path.sigma(TIMES).reshape(-1, 1, 1, 1))
+    torch.testing.assert_close(
+        path.score_from_x0(x_t, x0, TIMES), -eps / path.sigma(TIMES).reshape(-1, 1, 1, 1), rtol=1e-6, atol=0
+    )
 
 
 def test_half_precision_states_are_converted_in_float32():

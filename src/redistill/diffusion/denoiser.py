@@ -19,10 +19,10 @@ Condition = Tensor | Mapping[str, Any] | None
 class Denoiser(Configured, nn.Module):
     """``net(x_t, time[, condition])`` with its path and prediction kind, as ``denoiser(x_t, t, condition) -> x0``.
 
-    ``time_scale``: what the network is told is ``time_scale * t``; None = the convention of diffusers' networks (:meth:`Path.clock`).
-    ``scale_input``: divide x_t by its standard deviation first (EDM). ``bottleneck``: dotted name of the submodule whose activations
-    :meth:`features` returns. A condition is a tensor (third argument) or a mapping (keyword arguments); an answer may be a tensor, a tuple
-    or an object with ``.sample``, as in diffusers.
+    ``time_scale``: what the network is told is ``time_scale * t``; None = the convention of diffusers' networks
+    (:meth:`Path.clock`). ``scale_input``: divide x_t by its standard deviation first (EDM). ``bottleneck``: dotted
+    name of the submodule whose activations :meth:`features` returns. A condition is a tensor (third argument) or a
+    mapping (keyword arguments); an answer may be a tensor, a tuple or an object with ``.sample``, as in diffusers.
     """
 
     def __init__(
@@ -83,7 +83,9 @@ def tap(net: nn.Module, name: str) -> Iterator[list[Tensor]]:
     """Collects what the submodule ``name`` of ``net`` returns while the block runs; removes its hook afterwards."""
     modules = dict(net.named_modules())
     if name not in modules:
-        raise UserError(f"the network has no submodule {name!r}; {nearest(name, [m for m in modules if m])}", place="bottleneck")
+        raise UserError(
+            f"the network has no submodule {name!r}; {nearest(name, [m for m in modules if m])}", place="bottleneck"
+        )
     captured: list[Tensor] = []
     hook = modules[name].register_forward_hook(lambda module, args, answer: captured.append(_tensor(answer)))
     try:
@@ -95,8 +97,9 @@ def tap(net: nn.Module, name: str) -> Iterator[list[Tensor]]:
 class Guided(Configured, nn.Module):
     """Classifier-free guidance as a denoiser: x0 = x0_null + scale (x0_cond - x0_null), two passes.
 
-    On one path this equals guidance of eps, v or flow predictions, which are affine in x0. ``null``: the condition that says nothing (a tensor
-    for one row or the batch, a mapping, or None for no condition); ``scale`` 1 is the plain conditional denoiser, in one pass.
+    On one path this equals guidance of eps, v or flow predictions, which are affine in x0. ``null``: the condition
+    that says nothing (a tensor for one row or the batch, a mapping, or None for no condition); ``scale`` 1 is the
+    plain conditional denoiser, in one pass.
     """
 
     def __init__(self, denoiser: Denoiser, scale: float = 1.0, *, null: Condition = None) -> None:

@@ -2,8 +2,8 @@
 
     x_t = alpha(t) x0 + sigma(t) eps,    eps ~ N(0, 1),    t in [0, 1]: 0 is data, 1 is noise
 
-A network predicts one linear combination a x0 + b eps of the two; the pair (a, b) at time t is all that tells one *kind* from another
-("x0", "eps", "v", "flow", and EDM's "edm"), so two formulas convert them all.
+A network predicts one linear combination a x0 + b eps of the two; the pair (a, b) at time t is all that tells one
+*kind* from another ("x0", "eps", "v", "flow", and EDM's "edm"), so two formulas convert them all.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Pair = tuple[Tensor, Tensor]
 
 
 def expand(t: Tensor, x: Tensor) -> Tensor:
-    """``t`` ([B] or a scalar) as [B, 1, 1, ...], ready to multiply ``x`` [B, ...], in the working precision of ``x``."""
+    """``t`` ([B] or a scalar) as [B, 1, 1, ...], ready to multiply ``x`` [B, ...], in its working precision."""
     t = t.to(x.device, working(x))
     return t.reshape(-1, *[1] * (x.dim() - 1)) if t.dim() else t
 
@@ -93,7 +93,9 @@ class Path(Slot):
         return expand(b / scale, x_t) * x_t - expand(sigma / scale, x_t) * output
 
     def from_x0(self, x_t: Tensor, x0: Tensor, t: Tensor, kind: str) -> Tensor:
-        """The inverse of :meth:`to_x0`: what a network of ``kind`` should have said; needs sigma(t) > 0 unless ``kind`` is "x0"."""
+        """The inverse of :meth:`to_x0`: what a network of ``kind`` should have said; needs sigma(t) > 0 unless
+        ``kind`` is "x0".
+        """
         if kind == "x0":
             return x0.to(working(x_t))
         a, b = self.pair(t, kind)
@@ -108,9 +110,27 @@ class Path(Slot):
         return (expand(self.alpha(t), x_t) * x0 - x_t) / expand(self.sigma(t) ** 2, x_t)
 
     def jump(self, x_t: Tensor, x0: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """J(x_t, t -> s) = alpha_s x0 + sigma_s eps: DDIM, the flow's Euler step and the CTM jump; upward in noise too."""
+        """J(x_t, t -> s) = alpha_s x0 + sigma_s eps: DDIM, the flow's Euler step and the CTM jump; upward in noise
+        too.
+        """
         ratio = self.sigma(s) / self.sigma(t)
         return expand(ratio, x_t) * x_t + expand(self.alpha(s) - ratio * self.alpha(t), x_t) * x0
+
+    slope: ClassVar[str] = "flow"
+    """The kind that is dy/dclock in the path's :meth:`frame`."""
+
+    def frame(self, t: Tensor) -> Pair:
+        """(scale, clock) in which the ODE is dy/dclock = :attr:`slope` with y = x / scale, and Euler's step is
+        :meth:`jump`.
+
+        Every path is a rectified flow in y = x / (alpha + sigma); nothing is singular at either end.
+        """
+        scale = self.alpha(t) + self.sigma(t)
+        return scale, self.sigma(t) / scale
+
+    def prior(self, eps: Tensor, start: float = 1.0) -> Tensor:
+        """The state at time ``start`` that pure noise stands for: sigma(start) eps."""
+        return eps * float(self.sigma(torch.tensor(start, dtype=torch.float64)))
 
     def ratio(self, t: Tensor) -> Tensor:
         """Noise-to-signal ratio sigma / alpha."""
@@ -131,12 +151,15 @@ class Path(Slot):
     def grid(self, steps: int, kind: str = "uniform", *, start: float = 1.0, end: float | None = None) -> Tensor:
         """``steps + 1`` descending times from ``start`` to 0, float64.
 
-        "uniform" is uniform in t (and for :class:`Edm` just Karras' grid), "karras" in (sigma/alpha)^(1/7), "log_snr" in log-SNR.
-        With ``end`` > 0 (default :attr:`t_min`) the first ``steps`` times run from ``start`` to ``end`` and the last one is 0.
+        "uniform" is uniform in t (and for :class:`Edm` just Karras' grid), "karras" in (sigma/alpha)^(1/7), "log_snr"
+        in log-SNR. With ``end`` > 0 (default :attr:`t_min`) the first ``steps`` times run from ``start`` to ``end``
+        and the last one is 0.
         """
         end = self.t_min if end is None else end
         if steps < 1 or not 0 <= end < start <= 1:
-            raise UserError(f"steps={steps}, start={start}, end={end}: need steps >= 1 and 0 <= end < start <= 1", place="grid")
+            raise UserError(
+                f"steps={steps}, start={start}, end={end}: need steps >= 1 and 0 <= end < start <= 1", place="grid"
+            )
         if kind not in GRIDS:
             raise unknown("grid", kind, GRIDS, place="grid")
         times = GRIDS[kind](self, steps if end else steps + 1, start, end)
@@ -173,7 +196,9 @@ GRIDS: Mapping[str, Callable[[Path, int, float, float], Tensor]] = {
 
 
 class Flow(Path):
-    """Rectified flow: x_t = (1 - t) x0 + t eps. ``shift`` moves grids (and :meth:`warp`) towards noise as SD3 and Flux do."""
+    """Rectified flow: x_t = (1 - t) x0 + t eps. ``shift`` moves grids (and :meth:`warp`) towards noise as SD3 and Flux
+    do.
+    """
 
     def __init__(self, shift: float = 1.0) -> None:
         self.shift = shift
@@ -191,18 +216,30 @@ class Flow(Path):
         return self.shift * u / (1 + (self.shift - 1) * u)
 
 
-class Vp(Path):
+class _RatioFrame(Path):
+    """Paths whose ODE is usually written dy/d(sigma/alpha) = eps with y = x / alpha."""
+
+    slope = "eps"
+
+    def frame(self, t: Tensor) -> Pair:
+        return self.alpha(t), self.ratio(t)
+
+
+class Vp(_RatioFrame):
     """DDPM's discrete variance-preserving chain, continuous in between.
 
-    alpha_bar is diffusers' own table at t = (k + 1) / ``table`` for timestep k, exactly 1 at t = 0, log-linear between the entries.
-    ``schedule``: "linear" (DDPM), "scaled_linear" (Stable Diffusion: 0.00085 to 0.012) or "squaredcos_cap_v2".
+    alpha_bar is diffusers' own table at t = (k + 1) / ``table`` for timestep k, exactly 1 at t = 0, log-linear between
+    the entries. ``schedule``: "linear" (DDPM), "scaled_linear" (Stable Diffusion: 0.00085 to 0.012) or
+    "squaredcos_cap_v2".
     """
 
     def __init__(
         self, beta_start: float = 1e-4, beta_end: float = 0.02, schedule: str = "linear", table: int = 1000
     ) -> None:
         self.table, self.t_min = table, 0.0
-        self._log_bar = torch.cat([torch.zeros(1, dtype=torch.float64), _log_bars(beta_start, beta_end, schedule, table)])
+        self._log_bar = torch.cat(
+            [torch.zeros(1, dtype=torch.float64), _log_bars(beta_start, beta_end, schedule, table)]
+        )
 
     def _bar(self, t: Tensor) -> Tensor:
         """alpha_bar(t), in the precision of ``t``."""
@@ -257,15 +294,18 @@ class Cosine(Path):
         return torch.atan(ratio) * 2 / math.pi
 
 
-class Edm(Path):
+class Edm(_RatioFrame):
     """Karras et al. 2022 (arXiv 2206.00364): x = x0 + sigma eps with sigma(t) = sigma_max t^rho.
 
-    A grid uniform in t from 1 to :attr:`t_min` (where sigma is ``sigma_min``) is exactly their equation (5), then sigma = 0.
+    A grid uniform in t from 1 to :attr:`t_min` (where sigma is ``sigma_min``) is exactly their equation (5), then
+    sigma = 0.
     """
 
     kinds = (*Path.kinds, "edm")
 
-    def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0, sigma_data: float = 0.5) -> None:
+    def __init__(
+        self, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0, sigma_data: float = 0.5
+    ) -> None:
         self.sigma_min, self.sigma_max, self.rho, self.sigma_data = sigma_min, sigma_max, rho, sigma_data
         self.t_min = (sigma_min / sigma_max) ** (1 / rho)
 
@@ -283,7 +323,9 @@ class Edm(Path):
         return self.sigma(t).log() / 4
 
     def pair(self, t: Tensor, kind: str) -> Pair:
-        """Also "edm": F of D = c_skip x + c_out F, which is (sigma/sigma_data x0 - sigma_data eps) / sqrt(sigma^2 + sigma_data^2)."""
+        """Also "edm": F of D = c_skip x + c_out F, which is (sigma/sigma_data x0 - sigma_data eps) / sqrt(sigma^2 +
+        sigma_data^2).
+        """
         if kind != "edm":
             return super().pair(t, kind)
         sigma = self.sigma(t)
@@ -294,7 +336,8 @@ class Edm(Path):
 class Trig(Path):
     """TrigFlow (arXiv 2410.11081): x_t = cos(theta) x0 + sin(theta) z, z ~ N(0, sigma_data^2), theta = pi t / 2.
 
-    Its "v" is dx/dtheta = cos(theta) z - sin(theta) x0 (the paper's sigma_data F), for which D = cos(theta) x_t - sin(theta) v.
+    Its "v" is dx/dtheta = cos(theta) z - sin(theta) x0 (the paper's sigma_data F), for which D = cos(theta) x_t -
+    sin(theta) v.
     """
 
     def __init__(self, sigma_data: float = 0.5) -> None:
