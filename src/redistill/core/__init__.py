@@ -1,36 +1,40 @@
 """The engine: one contract for systems that train, one loop, exact checkpoints. Knows no paper and no domain.
 
-The public names are imported when they are first asked for, so that the command line can read ``redistill.core.errors``
-without torch.
+Names are imported when they are first used, so that the command line can read errors and evidence without torch.
 """
 
-from __future__ import annotations
-
-import sys
 from importlib import import_module
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-_HOME = {
-    "Again": "method", "Batch": "method", "Diverged": "errors", "Ema": "followers", "Fitted": "fit",
-    "Follower": "followers", "Loss": "loss", "Method": "method", "Optim": "plan", "Plan": "plan",
-    "Progress": "progress", "Slot": "slot", "Snapshot": "followers", "UserError": "errors", "describe": "slot",
-    "fit": "fit",
-}  # fmt: skip
-__all__ = sorted(_HOME)
+if TYPE_CHECKING:
+    from redistill.core.errors import Diverged, UserError
+    from redistill.core.engine import Fitted, fit
+    from redistill.core.followers import Ema, Follower, Snapshot
+    from redistill.core.loss import Loss
+    from redistill.core.method import Again, Batch, Method
+    from redistill.core.plan import Optim, Plan
+    from redistill.core.progress import Progress
+    from redistill.core.slot import Slot, describe
 
+_WHERE = {
+    "errors": ("Diverged", "UserError"),
+    "engine": ("Fitted", "fit"),
+    "followers": ("Ema", "Follower", "Snapshot"),
+    "loss": ("Loss",),
+    "method": ("Again", "Batch", "Method"),
+    "plan": ("Optim", "Plan"),
+    "progress": ("Progress",),
+    "slot": ("Slot", "describe"),
+}
+_MODULE = {name: module for module, names in _WHERE.items() for name in names}
 
-class _Core(ModuleType):
-    """Python binds a submodule to its name in the package; here ``fit`` stays the function, not the module fit.py."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, value.fit if name == "fit" and isinstance(value, ModuleType) else value)
-
-
-sys.modules[__name__].__class__ = _Core
+__all__ = ["Again", "Batch", "Diverged", "Ema", "Fitted", "Follower", "Loss", "Method", "Optim", "Plan", "Progress",
+           "Slot", "Snapshot", "UserError", "describe", "fit"]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    if name in _MODULE:
+        value = getattr(import_module(f"redistill.core.{_MODULE[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'redistill.core' has no attribute {name!r}")
