@@ -1,7 +1,7 @@
 """The directory board: one entry per published system, read from ``catalog.toml`` without torch.
 
-Every system answers the same five questions (:data:`QUESTIONS`) with words of a controlled vocabulary and one free phrase,
-so that the catalogue can be filtered by them.
+Every system answers the same five questions (:data:`QUESTIONS`) with words of a controlled vocabulary, by which the
+catalogue is filtered, and one free phrase.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def entry(slug: str) -> Entry:
 
 
 def evidence(slug: str) -> dict[str, Any] | None:
-    """What the study of ``slug`` measured, or None: ``evidence/<slug>.json`` beside the package or in the repository."""
+    """What the study of ``slug`` measured: ``evidence/<slug>.json`` in the package or the repository, or None."""
     here = Path(__file__).parent
     files = [home / "evidence" / f"{slug}.json" for home in (here, here.parents[1])]
     return next((json.loads(f.read_text()) for f in files if f.is_file()), None)

@@ -9,7 +9,7 @@ from redistill.core.errors import UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 2 a mistake in what the user gave (one line on stderr), 130 interrupted."""
+    """Run the command line and exit: 0 done, 2 a mistake of the user's (one line on stderr), 130 interrupted."""
     from redistill.cli.app import run
 
     try:

@@ -10,8 +10,8 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from redistill.core.errors import UserError
 from redistill.catalog import load
+from redistill.core.errors import UserError
 
 # A new command is one line: name -> (module:function, the line that --help shows).
 COMMANDS: dict[str, tuple[str, str]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console, Group, RenderableType
@@ -12,28 +12,29 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from redistill.catalog import QUESTIONS, Entry, bibtex, entries, entry, evidence, vocabulary
+from redistill.catalog import FACETS, QUESTIONS, Entry, bibtex, entries, entry, evidence, vocabulary
 
-Words = Annotated[list[str] | None, typer.Option(metavar="WORD", help="any of these words; may be repeated")]
+Words = list[str] | None
+ANY: dict[str, Any] = {f: typer.Option(None, metavar="WORD", help=", ".join(vocabulary(f))) for f in FACETS}
 VERDICTS = {"holds": "green", "not shown": "yellow", "contradicted": "red"}
 
 
 def list_(
-    group: Words = None,
-    modality: Words = None,
-    kind: Words = None,
-    status: Words = None,
-    scheme: Words = None,
-    teacher: Words = None,
-    knowledge: Words = None,
-    samples: Words = None,
-    match: Words = None,
-    changes: Words = None,
+    group: Words = ANY["group"],
+    modality: Words = ANY["modality"],
+    kind: Words = ANY["kind"],
+    status: Words = ANY["status"],
+    scheme: Words = ANY["scheme"],
+    teacher: Words = ANY["teacher"],
+    knowledge: Words = ANY["knowledge"],
+    samples: Words = ANY["samples"],
+    match: Words = ANY["match"],
+    changes: Words = ANY["changes"],
     as_json: Annotated[bool, typer.Option("--json", help="an array of entries on standard output")] = False,
 ) -> None:
     """Every system of the catalogue, filtered by the five questions.
 
-    Words of one option are alternatives, several options must all fit; a word may be a list: --teacher ema,past.
+    Words of one option are alternatives (--teacher ema,past or the option twice); several options must all fit.
     """
     wanted = {facet: _split(words) for facet, words in locals().items() if facet != "as_json"}
     found = entries(**wanted)
@@ -97,7 +98,7 @@ def show(slug: Annotated[str, typer.Argument(metavar="SLUG", help="name of a sys
 
 
 def _page(e: Entry) -> list[RenderableType]:
-    tags = " · ".join((e.group, e.kind, e.scheme, ", ".join(e.modality), e.status))
+    tags = " · ".join((e.group, e.kind, f"{e.scheme} scheme", ", ".join(e.modality), e.status))
     advice = _pairs(
         (("use it when", e.use_when), ("not when", e.avoid_when), ("cost", e.cost), ("the paper", e.claim), *_where(e))
     )
@@ -119,7 +120,7 @@ def _pairs(rows: Iterable[tuple[str, str | Text]]) -> Table:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(ratio=1)
     for name, value in rows:
-        table.add_row(name, value)
+        table.add_row(name, Text(value) if isinstance(value, str) else value)
     return table
 
 
