@@ -1,4 +1,5 @@
-"""What a discriminator and a generator minimise: rival losses side by side, from the logits of real and of generated rows.
+"""What a discriminator and a generator minimise: rival losses side by side, from the logits of real and of generated
+rows.
 
 A logit is high for "real". Each loss is a mean over rows; a discriminator with several heads gives [B, heads].
 """
@@ -27,7 +28,8 @@ class Adversarial(Slot, ABC):
 
 
 class NonSaturating(Adversarial):
-    """Goodfellow et al. 2014: logistic loss; the generator minimises -log D(fake), whose gradient stays alive when D wins.
+    """Goodfellow et al. 2014: logistic loss; the generator minimises -log D(fake), whose gradient stays alive when D
+    wins.
 
     At D's optimum its logit is log p_real - log p_fake, the ratio that f-distillation needs.
     """
@@ -62,7 +64,8 @@ class Relativistic(Adversarial):
 def gradient_penalty(logits: Tensor, inputs: Tensor) -> Tensor:
     """Mean over rows of ||d logit / d input||^2: R1 on real rows, R2 on generated ones (Mescheder et al. 2018).
 
-    ``inputs`` [B, ...] must require a gradient and ``logits`` [B, ...] come from them row by row. Weigh it with gamma / 2.
+    ``inputs`` [B, ...] must require a gradient and ``logits`` [B, ...] come from them row by row. Weigh it with gamma
+    / 2.
     """
     (slope,) = torch.autograd.grad(logits.sum(), inputs, create_graph=True)
     return slope.flatten(1).square().sum(1).mean()

@@ -41,7 +41,8 @@ def align_vocabulary(student_logits: Tensor, teacher_logits: Tensor) -> tuple[Te
     if sizes[0] == sizes[1]:
         return student_logits, teacher_logits
     shared = min(sizes)
-    warnings.warn(f"student and teacher score {sizes[0]} and {sizes[1]} tokens; the first {shared} are used", stacklevel=2)
+    said = f"student and teacher score {sizes[0]} and {sizes[1]} tokens; the first {shared} are used"
+    warnings.warn(said, stacklevel=2)
     return student_logits[..., :shared], teacher_logits[..., :shared]
 
 
@@ -84,8 +85,8 @@ def _top_k(log_q: Tensor, log_p: Tensor, k: int, of: Role) -> Tensor:
 
 
 def _with_tail(log_prob: Tensor, chosen: Tensor) -> Tensor:
-    # the sum over the rest, not log(1 - sum over the chosen): the latter has no digits left once the k hold all the
-    mass tail = log_prob.scatter(-1, chosen, -torch.inf).logsumexp(-1, keepdim=True)
+    # the sum over the rest, not log(1 - sum over the chosen): no digits are left in that once the k hold all mass
+    tail = log_prob.scatter(-1, chosen, -torch.inf).logsumexp(-1, keepdim=True)
     return torch.cat([log_prob.gather(-1, chosen), tail], -1)
 
 
@@ -105,8 +106,9 @@ def reverse_kl(log_q: Tensor, log_p: Tensor) -> Tensor:
 def jsd(log_q: Tensor, log_p: Tensor, beta: float = 0.5) -> Tensor:
     """Generalised Jensen-Shannon: beta KL(p || m) + (1 - beta) KL(q || m) with m = beta p + (1 - beta) q.
 
-    JSD_beta / beta tends to KL(p || q), the forward KL, as beta -> 0, and JSD_beta / (1 - beta) to KL(q || p), the reverse
-    KL, as beta -> 1. At exactly 0 and 1, where the formula vanishes, it *is* that KL (the convention of GKD and TRL).
+    JSD_beta / beta tends to KL(p || q), the forward KL, as beta -> 0, and JSD_beta / (1 - beta) to KL(q || p), the
+    reverse KL, as beta -> 1. At exactly 0 and 1, where the formula vanishes, it *is* that KL (the convention of GKD
+    and TRL).
     """
     if beta in (0, 1):
         return forward_kl(log_q, log_p) if beta == 0 else reverse_kl(log_q, log_p)
@@ -156,18 +158,19 @@ def k3(log_q: Tensor, log_p: Tensor) -> Tensor:
 # -------------------------------------------------------------------------------------------------------- reductions
 
 
-def reduce(values: Tensor, mask: Tensor | None = None, weight: Tensor | None = None, how: Reduction = "token_mean") ->
-Tensor:
+def reduce(
+    values: Tensor, mask: Tensor | None = None, weight: Tensor | None = None, how: Reduction = "token_mean"
+) -> Tensor:
     """Per-token ``values`` [..., T] to one number: only where ``mask`` [..., T] holds, each token with its ``weight``
     [..., T].
 
-    ``token_mean``: all tokens alike, whatever the length of their sequence. ``sequence_mean``: the mean of each sequence (last
-    axis), then over the sequences that have a token. ``sum``; ``none``: the weighted values. Without any token: 0.
+    ``token_mean``: all tokens alike, whatever the length of their sequence. ``sequence_mean``: the mean of each
+    sequence (last axis), then over the sequences that have a token. ``sum``; ``none``: the weighted values. Without
+    any token: 0.
     """
     share = torch.ones_like(values) if weight is None else weight.to(values.dtype).expand_as(values)
     if mask is not None:
-        share, values = share * mask, values.masked_fill(~mask.bool(), 0)  # a masked position may hold anything, also
-        NaN
+        share, values = share * mask, values.masked_fill(~mask.bool(), 0)  # masked: anything, also NaN
     if how == "none":
         return values * share
     if how == "sum":
@@ -190,8 +193,8 @@ def _ratio(total: Tensor, count: Tensor) -> Tensor:
 def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """logsumexp(z) - <t, z>, mean over the rows: the cross-entropy with the soft ``target`` t [..., V] that sums to 1.
 
-    Entries of t may be negative or above 1, as for ``xi p + (1 - xi) onehot`` with any real xi: the loss stays convex in
-    the logits z [..., V] and its gradient is softmax(z) - t. Not divided by V.
+    Entries of t may be negative or above 1, as for ``xi p + (1 - xi) onehot`` with any real xi: the loss stays convex
+    in the logits z [..., V] and its gradient is softmax(z) - t. Not divided by V.
     """
     return (logits.logsumexp(-1) - (target * logits).sum(-1)).mean()
 
@@ -212,8 +215,8 @@ class Divergence(Slot, ABC):
 
     - ``temperature`` divides the student's logits, ``teacher_temperature`` the teacher's (the same one by default);
       ``t_squared`` multiplies the value by temperature^2, so that the gradient's size does not depend on it.
-    - ``top_k`` keeps that many tokens, the likeliest ones of ``top_k_of``; ``tail`` puts the rest into one bucket instead of
-      renormalising.
+    - ``top_k`` keeps that many tokens, the likeliest ones of ``top_k_of``; ``tail`` puts the rest into one bucket
+      instead of renormalising.
     - ``clip`` caps every summand over V from above, so that a few style tokens do not dominate (OPSD).
     """
 
