@@ -137,7 +137,7 @@ def test_foreign_files_are_named(tmp_path, text):
     ("wrong", "message"),
     [
         ({"solver": "dimm"}, "did you mean 'ddim'"),
-        ({"solver": "heun", "prediction": "eps"}, "unknown prediction of heun 'eps'"),
+        ({"solver": "heun", "prediction": "eps"}, r"unknown prediction \(solver heun\) 'eps'"),
         ({"marks": "refernce"}, "did you mean 'reference'"),
         ({"scale": 0}, "scale=0"),
         ({"steps": 0}, "steps=0"),

@@ -1,0 +1,122 @@
+"""One model under two contexts: prompts built from messages, and its scores of the same completion after each of them.
+
+The teacher of self-distillation is often the student itself that sees more: a demonstration, a document, feedback.
+Both score the same completion tokens; :func:`completion_scores` lines them up, row by row and position by position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from torch import Tensor, cat, no_grad
+
+from redistill.core.errors import UserError
+from redistill.language.tokens import pad_left, pad_right, predicting
+
+Message = Mapping[str, str]
+Builder = Callable[[str, str], list[Message]]
+
+
+class Scorer(Protocol):
+    """A :class:`~redistill.models.transformers.CausalLm` or a follower of one."""
+
+    def __call__(self, ids: Tensor, mask: Tensor, *, keep: Tensor | None = None, output: str = "logits") -> Tensor:
+        """Scores or hidden states of the kept positions."""
+
+
+def asked(question: str) -> list[Message]:
+    """The student's conversation: the question alone."""
+    return [{"role": "user", "content": question}]
+
+
+def shown(question: str, demonstration: str) -> list[Message]:
+    """The teacher's conversation of SDFT (arXiv:2601.19897): the question, a demonstration, a request for an own
+    answer.
+    """
+    content = (
+        f"{question}\n\nThis is how an expert responded to it:\n\n{demonstration}\n\n"
+        "Now respond to it yourself, in your own words and with your own reasoning."
+    )
+    return [{"role": "user", "content": content}]
+
+
+def informed(question: str, document: str) -> list[Message]:
+    """The conversation of a teacher that may read: a document, then the question."""
+    return [{"role": "user", "content": f"{document}\n\nAnswer with what the text above says.\n{question}"}]
+
+
+def encode_conversations(
+    tokenizer: Any, conversations: Sequence[Sequence[Message]], *, max_length: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Left-padded ids and mask [B, P] of conversations that wait for the assistant's turn.
+
+    Raises:
+        UserError: one is longer than ``max_length`` tokens (never cut in silence: the demonstration would go first).
+    """
+    texts = [tokenizer.apply_chat_template(list(c), tokenize=False, add_generation_prompt=True) for c in conversations]
+    rows = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    if max_length is not None and max(map(len, rows)) > max_length:
+        row = max(range(len(rows)), key=lambda i: len(rows[i]))
+        message = f"{len(rows[row])} tokens, more than max_length={max_length}; shorten it or raise the limit"
+        raise UserError(message, place=f"prompt {row}")
+    return pad_left(rows, tokenizer.pad_token_id)
+
+
+def encode_completions(tokenizer: Any, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Right-padded ids and mask [B, T] of the assistant's answers, each ended by the end token."""
+    rows = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    return pad_right([[*r, tokenizer.eos_token_id] for r in rows], tokenizer.pad_token_id)
+
+
+def two_contexts(
+    tokenizer: Any, student: Sequence[Sequence[Message]], teacher: Sequence[Sequence[Message]]
+) -> dict[str, Tensor]:
+    """The columns ``prompt``, ``prompt_mask``, ``context``, ``context_mask`` of a data set for
+    :func:`completion_scores`.
+    """
+    prompt, prompt_mask = encode_conversations(tokenizer, student)
+    context, context_mask = encode_conversations(tokenizer, teacher)
+    return {"prompt": prompt, "prompt_mask": prompt_mask, "context": context, "context_mask": context_mask}
+
+
+def completion_scores(
+    lm: Scorer, prompt: Tensor, prompt_mask: Tensor, completion: Tensor, active: Tensor, *, output: str = "logits"
+) -> Tensor:
+    """Scores [N, V] (or hidden states [N, D]) of the N ``active`` completion tokens, in row-major order.
+
+    ``prompt``, ``prompt_mask`` [B, P] are padded on the left, ``completion`` [B, T] on the right, ``active`` [B, T]
+    says which tokens count. What comes after a row's end is never attended to by what counts, so the completion needs
+    no mask of its own.
+    """
+    ids = cat([prompt, completion], 1)  # [B, P + T]
+    mask = cat([prompt_mask, prompt_mask.new_ones(completion.shape)], 1)
+    return lm(ids, mask, keep=predicting(prompt, active), output=output)
+
+
+def context_scores(
+    student: Scorer, teacher: Scorer, batch: Mapping[str, Tensor], active: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Scores [N, V] of the ``active`` completion tokens: the student's after ``prompt``, the teacher's after
+    ``context`` (no gradient).
+
+    ``batch`` holds the columns of :func:`two_contexts` and ``completion`` [B, T].
+    """
+    with no_grad():
+        target = completion_scores(teacher, batch["context"], batch["context_mask"], batch["completion"], active)
+    return completion_scores(student, batch["prompt"], batch["prompt_mask"], batch["completion"], active), target
+
+
+def require_teacher(score: float, floor: float, *, task: str = "the task") -> None:
+    """Refuse to train when the teacher, with its context, solves less than ``floor`` of ``task``: it has nothing to
+    teach.
+
+    Raises:
+        UserError: with both numbers.
+    """
+    if score < floor:
+        message = (
+            f"with the demonstration in its context the model solves {score:.0%} of {task}, less than the floor of "
+            f"{floor:.0%}; use a larger model, clearer demonstrations, or lower the floor"
+        )
+        raise UserError(message, place="teacher")

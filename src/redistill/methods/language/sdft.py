@@ -1,0 +1,87 @@
+"""SDFT, self-distillation fine-tuning: the model, shown a demonstration of this very prompt, re-scores what it wrote
+without it.
+
+    y ~ pi_theta(. | x)        minimise   1/|y| sum_t w_t D( pi_phi(. | y_<t, x, c) , pi_theta(. | y_<t, x) )
+    phi <- (1 - r) phi + r theta         w_t = min( pi_theta(y_t) / pi_sampled(y_t), cap )
+
+Shenfeld, Damani, Huebotter, Agrawal: "Self-Distillation Enables Continual Learning" (arXiv:2601.19897), section 3. x:
+prompt, c: demonstration, theta: student, phi: teacher, an average of the student that sees c. D is per token, over the
+whole vocabulary.
+
+Roles: student (trained; full or with an adapter), teacher (:class:`Ema` of it). The teacher's scores carry no
+gradient, nor do samples.
+
+Differs from the paper: its text states the reverse KL, its results and its code use the forward KL (the authors'
+correction of April 2026); the forward KL is the default here too, the reverse one a value of ``divergence``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from redistill.core import Ema, Loss, Method, Progress
+from redistill.language.contexts import context_scores
+from redistill.language.rollouts import sample
+from redistill.language.tokens import log_prob_of, skip_first
+from redistill.losses.divergences import Divergence, ForwardKL, reduce
+from redistill.models.transformers import CausalLm
+
+
+class Sdft(Method):
+    """On-policy distillation from the same model with a demonstration in its context.
+
+    Args:
+        student: the model; with an adapter only the adapter trains, and the teacher is a second copy of it.
+        divergence: how far the student is from the teacher at a token.
+        teacher_rate: r, the share of the student in the teacher per step; 0 freezes it, 1 makes it the live student.
+        skip_tokens: leave out this many first tokens, where a teacher that saw an example says so.
+        max_new_tokens: longest rollout.
+        temperature: of the rollouts.
+        importance_cap: limit of w_t, the correction when sampling and training disagree.
+    """
+
+    needs = ("prompt", "prompt_mask", "context", "context_mask")
+
+    def __init__(
+        self,
+        student: CausalLm,
+        *,
+        divergence: Divergence | None = None,
+        teacher_rate: float = 0.01,
+        skip_tokens: int = 3,
+        max_new_tokens: int = 2048,
+        temperature: float = 1.0,
+        importance_cap: float = 2.0,
+    ) -> None:
+        super().__init__()
+        self.student = student
+        self.teacher = Ema(student, decay=1.0 - teacher_rate)
+        self.divergence = divergence or ForwardKL()
+        self.skip_tokens = skip_tokens
+        self.max_new_tokens = max_new_tokens
+        self.temperature = temperature
+        self.importance_cap = importance_cap
+
+    def prepare(self, batch: dict[str, Any], now: Progress) -> dict[str, Any]:
+        uniform = now.rand(len(batch["prompt"]), self.max_new_tokens)
+        rollout = sample(self.student, batch["prompt"], batch["prompt_mask"], uniform, temperature=self.temperature)
+        return {**batch, "completion": rollout.ids, "completion_mask": rollout.mask, "sampled_logp": rollout.logp}
+
+    def loss(self, turn: str, batch: dict[str, Any], now: Progress) -> Loss:
+        active = skip_first(batch["completion_mask"], self.skip_tokens)  # [B, T]
+        student, teacher = context_scores(self.student, self.teacher, batch, active)  # [N, V] each
+        weight = self.importance(student, batch, active)
+        values = weight * self.divergence(student, teacher)  # [N]
+        watch = {"length": batch["completion_mask"].sum(1).float().mean(), "importance": reduce(weight)}
+        return Loss({"divergence": reduce(values)}, weight=active.sum(), watch=watch)
+
+    def importance(self, student: Tensor, batch: dict[str, Any], active: Tensor) -> Tensor:
+        """w_t [N]: probability of each token now over the one it was sampled with, capped; no gradient."""
+        keep = active.bool()
+        logp = log_prob_of(student.detach() / self.temperature, batch["completion"][keep])
+        return (logp - batch["sampled_logp"][keep]).exp().clamp(max=self.importance_cap)
+
+    def after(self, turn: str, stats: dict[str, Tensor], now: Progress) -> None:
+        self.teacher.update(self.student)

@@ -1,0 +1,145 @@
+"""The exact properties of SDFT: what its loss is zero for, its gradient, its teacher, its mask."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from redistill.beds import lm as bed
+from redistill.core import Plan, UserError, fit
+from redistill.core.followers import same_weights
+from redistill.core.method import bare_progress
+from redistill.language import contexts
+from redistill.language.baselines import OfflineContextDistillation, SupervisedFineTuning
+from redistill.losses.divergences import ReverseKL
+from redistill.methods.language.sdft import Sdft
+
+SMALL = dict(
+    hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2, head_dim=8
+)
+QUESTIONS = ("QAabcd", "QAbcda", "QAcdab", "QAdabc")
+
+
+def student(seed=0):
+    return bed.blank(seed, **SMALL)
+
+
+def data(lm, demonstration="!<e/d/c/b>"):
+    student_side = [contexts.asked(q) for q in QUESTIONS]
+    return contexts.two_contexts(lm.tokenizer, student_side, [contexts.asked(q + demonstration) for q in QUESTIONS])
+
+
+def method(**options):
+    return Sdft(student(), max_new_tokens=6, **options)
+
+
+def run(sdft, batch, now=None):
+    now = now or bare_progress()
+    return sdft.loss("student", sdft.prepare(batch, now), now)
+
+
+@pytest.mark.parametrize("divergence", [None, ReverseKL()])
+def test_without_a_demonstration_loss_and_gradient_are_zero(divergence):
+    sdft = method(skip_tokens=0, divergence=divergence)
+    loss = run(sdft, data(sdft.student, demonstration=""))
+    loss.total.backward()
+    assert loss.total.item() == pytest.approx(0, abs=1e-6)
+    assert max(p.grad.abs().max() for p in sdft.student.parameters()) < 1e-6
+
+
+def test_a_demonstration_gives_a_gradient_and_the_teacher_none():
+    sdft = method(skip_tokens=0)
+    loss = run(sdft, data(sdft.student))
+    loss.total.backward()
+    assert loss.total > 1e-5
+    assert all(p.grad is None for p in sdft.teacher.parameters())
+
+
+def test_gradient_of_the_enumerated_reverse_kl_is_the_policy_gradient():
+    """E_{y ~ pi} [ r(y) grad log pi(y) ] with r = log teacher - log student, over all sequences of two tokens, is
+    minus the gradient of KL(pi || teacher) of whole sequences; and its token sum has the value of the per-token loss
+    under the same law.
+    """
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.randn(*s, generator=generator, dtype=torch.double).requires_grad_() for s in ((3,), (3, 3)))
+    teach_first, teach_second = (torch.randn(*s, generator=generator, dtype=torch.double) for s in ((3,), (3, 3)))
+
+    def sequences(a, b):
+        return a.log_softmax(-1)[:, None] + b.log_softmax(-1)  # [3, 3] log-probabilities of the nine sequences
+
+    logp, target = sequences(first, second), sequences(teach_first, teach_second)
+    reward = (target - logp).detach()
+    policy = torch.autograd.grad((logp.detach().exp() * reward * logp).sum(), (first, second), retain_graph=True)
+    per_token = ReverseKL()(first, teach_first) + first.softmax(-1) @ ReverseKL()(second, teach_second)
+    enumerated = torch.autograd.grad(per_token, (first, second))
+    for ours, theirs in zip(policy, enumerated):
+        torch.testing.assert_close(ours, -theirs)
+
+
+def test_rate_zero_is_a_frozen_teacher_and_rate_one_the_live_student():
+    for rate, frozen in ((0.0, True), (1.0, False)):
+        sdft = method(skip_tokens=0, teacher_rate=rate)
+        start = student()
+        fitted = fit(sdft, data(sdft.student), Plan(steps=3, batch_size=2, lr=1e-2))
+        assert not same_weights(fitted.student, start)
+        assert same_weights(fitted.method.teacher.net, start) == frozen
+        assert same_weights(fitted.method.teacher.net, fitted.student) != frozen
+
+
+def test_skip_removes_exactly_the_first_tokens_of_the_mean():
+    losses = {k: run(method(skip_tokens=k), data(student())) for k in (0, 1, 2)}
+    sums = {k: float(loss.total * loss.weight) for k, loss in losses.items()}
+    counts = [float(losses[k].weight) for k in (0, 1, 2)]
+    assert counts[0] - counts[1] == len(QUESTIONS)  # every rollout has a first token
+    sdft = method(skip_tokens=0)
+    batch = sdft.prepare(data(sdft.student), bare_progress())
+    only_first = batch["completion_mask"].clone()
+    only_first[:, 1:] = 0
+    scores = contexts.context_scores(sdft.student, sdft.teacher, batch, only_first)
+    assert sums[0] - sums[1] == pytest.approx(float(sdft.divergence(*scores).sum()), rel=1e-4)
+
+
+def test_when_everything_is_skipped_the_loss_is_zero_and_finite():
+    sdft = method(skip_tokens=99)
+    loss = run(sdft, data(sdft.student))
+    assert loss.total.item() == 0 and float(loss.weight) == 0
+
+
+def test_importance_is_one_for_the_sampling_model_and_capped_for_another():
+    sdft = method(skip_tokens=0, temperature=0.8)
+    batch = sdft.prepare(data(sdft.student), bare_progress())
+    scores, _ = contexts.context_scores(sdft.student, sdft.teacher, batch, batch["completion_mask"])
+    ones = sdft.importance(scores, batch, batch["completion_mask"])
+    torch.testing.assert_close(ones, torch.ones_like(ones), atol=1e-4, rtol=0)
+    batch["sampled_logp"] = batch["sampled_logp"] - 5
+    assert (sdft.importance(scores, batch, batch["completion_mask"]) == 2).all()
+
+
+def test_the_batch_may_be_cut():
+    """Two micro-batches give the gradient of the whole batch."""
+    ends = []
+    for cuts in (1, 2):
+        sdft = method()
+        ends.append(
+            fit(sdft, data(sdft.student), Plan(steps=2, batch_size=4, accumulate=cuts, lr=0.1, optimizer="sgd")).student
+        )
+    for a, b in zip(ends[0].parameters(), ends[1].parameters()):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("baseline", [SupervisedFineTuning, OfflineContextDistillation])
+def test_baselines_learn_what_they_are_given(baseline):
+    lm = bed.load()
+    batch = data(lm)
+    batch["completion"], batch["completion_mask"] = contexts.encode_completions(lm.tokenizer, ["edcb"] * len(QUESTIONS))
+    fitted = fit(baseline(lm), batch, Plan(steps=30, batch_size=4, lr=1e-3, log_every=1))
+    losses = [row.get("cross_entropy", row.get("divergence")) for row in fitted.history]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_missing_columns_are_named():
+    sdft = method()
+    batch = data(sdft.student)
+    del batch["context"]
+    with pytest.raises(UserError, match="Sdft needs 'context'"):
+        fit(sdft, batch, Plan(steps=1, batch_size=2))
