@@ -49,10 +49,13 @@ class Denoiser(Configured, nn.Module):
         """The raw prediction of the network, of this denoiser's ``kind``, [B, ...]."""
         like = next(self.net.parameters(), x_t)
         x = self.path.scale_input(x_t, t) if self.scale_input else x_t
-        clock = self.path.clock(t) if self.time_scale is None else self.time_scale * t
-        clock = clock.to(like.device, working(like)).expand(len(x))  # [B]; a narrow type would merge times
+        clock = self.clock(t).to(like.device, working(like)).expand(len(x))  # [B]; a narrow type would merge times
         output = _call(self.net, x.to(like.dtype), clock, condition)
         return output.to(working(x_t))
+
+    def clock(self, t: Tensor) -> Tensor:
+        """What the network is told instead of ``t``."""
+        return self.path.clock(t) if self.time_scale is None else self.time_scale * t
 
     def features(self, x_t: Tensor, t: Tensor, condition: Condition = None) -> tuple[Tensor, Tensor]:
         """(x0, activations of the bottleneck), both from one pass; the network is left as it was."""

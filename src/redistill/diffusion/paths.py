@@ -116,6 +116,11 @@ class Path(Slot):
         ratio = self.sigma(s) / self.sigma(t)
         return expand(ratio, x_t) * x_t + expand(self.alpha(s) - ratio * self.alpha(t), x_t) * x0
 
+    def settings(self) -> dict[str, float | str]:
+        """Name and numbers of the path, for files that must know which path they belong to."""
+        numbers = {key: value for key, value in vars(self).items() if isinstance(value, (int, float, str))}
+        return {"name": type(self).__name__, **numbers}
+
     slope: ClassVar[str] = "flow"
     """The kind that is dy/dclock in the path's :meth:`frame`."""
 

@@ -119,6 +119,20 @@ def consistency(
     return x
 
 
+def trajectory(
+    denoiser: Any, x: Tensor, times: Tensor, *, every: int = 1, condition: Any = None, run: Solver = ddim
+) -> list[Tensor]:
+    """States of a one-evaluation solver after each ``every`` steps, on the CPU, so that a long run fits."""
+    kept: list[Tensor] = []
+
+    def keep(k: int, x: Tensor, x0: Tensor) -> None:
+        if (k + 1) % every == 0:
+            kept.append(x.cpu())
+
+    run(denoiser, x, times, condition=condition, callback=keep)
+    return kept
+
+
 def intervals(times: Tensor, x: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
     """(i, t, s) of every step, scalars on the device of ``x``."""
     times = times.to(x.device)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path as File
 from typing import Any
 
@@ -27,69 +27,88 @@ import torch
 from torch import Tensor
 
 from redistill.core.errors import UserError, unknown
-from redistill.diffusion.solvers import SOLVERS, ddim, subdivide
+from redistill.diffusion.solvers import SOLVERS, subdivide, trajectory
 
 PREDICTIONS = {"ddim": ("x0", "eps"), "dpm_solver_2m": ("x0", "eps"), "heun": ("x0",)}
 """Base solver -> the outputs whose differences may correct it."""
 
+MARKS = ("subdivided", "reference")
+
+Correct = Callable[[int, Tensor, Tensor], Tensor]
+"""(k, x+, dO) -> corrected state."""
+
 
 @dataclass(frozen=True)
 class DOde:
-    """A fitted sampler: ``lambdas`` with everything that they belong to. ``before`` and ``after``: RMS errors to the
-    marks at fitting.
+    """A fitted sampler: ``lambdas``, one per evaluation, with everything that they belong to.
+
+    ``before``, ``after``: root mean square error to each mark on the batch of the fit, without and with lambda.
     """
 
-    lambdas: tuple[float, ...]
-    times: tuple[float, ...]
     solver: str
     prediction: str
+    times: tuple[float, ...]
+    scale: int
+    marks: str
     kind: str
     path: dict[str, Any]
     guidance: float
-    scale: int
-    marks: str
+    lambdas: tuple[float, ...] = ()
     before: tuple[float, ...] = ()
     after: tuple[float, ...] = ()
 
     @torch.no_grad()
     def sample(self, denoiser: Any, noise: Tensor, *, condition: Any = None) -> Tensor:
-        """Samples from standard normal ``noise`` [B, ...] in as many evaluations as the base solver; float64."""
+        """Samples from standard normal ``noise`` [B, ...] at the cost of the base solver; float64."""
         self.check(denoiser)
-        times = torch.tensor(self.times, dtype=torch.float64)
-        return _run(
-            self.solver,
-            self.prediction,
-            denoiser,
-            noise,
-            times,
-            condition,
-            lambda k, x, delta: x + self.lambdas[k] * delta,
-        )
+        return self.run(denoiser, noise, condition, lambda k, x, delta: x + self.lambdas[k] * delta)
+
+    def run(self, denoiser: Any, noise: Tensor, condition: Any, correct: Correct) -> Tensor:
+        """The base solver, with ``correct`` after every evaluation that has a predecessor."""
+        path, times = denoiser.path, torch.tensor(self.times, dtype=torch.float64)
+        x = path.prior(noise.double(), self.times[0])
+        before = x / path.sigma(times[0]) if self.prediction == "eps" else None  # the first difference is eps_0 - x_T
+
+        def callback(k: int, plus: Tensor, x0: Tensor) -> Tensor:
+            nonlocal x, before
+            output = x0 if self.prediction == "x0" else path.eps_from_x0(x, x0, times[k])
+            x = plus if before is None else correct(k, plus, output - before)
+            before = output
+            return x
+
+        return SOLVERS[self.solver](denoiser, x, times, condition=condition, callback=callback)
+
+    def scheduler(self, denoiser: Any) -> Any:
+        """A diffusers scheduler that takes these corrected steps in any pipeline around the same network."""
+        from redistill.diffusion.schedulers import linear_scheduler
+
+        self.check(denoiser)
+        if self.solver == "heun" or (self.solver, self.prediction) == ("dpm_solver_2m", "eps"):
+            raise UserError("a scheduler keeps one output; fit ddim, or dpm_solver_2m with x0", place="DOde.scheduler")
+        times, second = torch.tensor(self.times, dtype=torch.float64), self.solver == "dpm_solver_2m"
+        return linear_scheduler(denoiser, times, self.lambdas, prediction=self.prediction, second_order=second)
 
     def check(self, denoiser: Any, steps: int | None = None) -> None:
         """Refuse a denoiser (or a number of steps) that these lambdas were not fitted for."""
-        asked = _belongs(denoiser) | {"steps": len(self.times) - 1 if steps is None else steps}
-        fitted = {"kind": self.kind, "path": self.path, "guidance": self.guidance, "steps": len(self.times) - 1}
-        wrong = [f"{key} {fitted[key]!r}, not {asked[key]!r}" for key in fitted if fitted[key] != asked[key]]
+        mine = {"kind": self.kind, "path": self.path, "guidance": self.guidance, "steps": len(self.times) - 1}
+        asked = {**_belongs(denoiser), "steps": mine["steps"] if steps is None else steps}
+        wrong = [f"{key} {mine[key]!r}, not {asked[key]!r}" for key in mine if mine[key] != asked[key]]
         if wrong:
-            raise UserError(
-                f"these lambdas were fitted for {'; '.join(wrong)}; fit them again (fit_lambdas)", place="DOde"
-            )
+            raise UserError(f"the lambdas belong to {'; '.join(wrong)}: fit them again (fit_lambdas)", place="DOde")
 
     def save(self, file: str | File) -> None:
         """Write everything as JSON."""
-        File(file).write_text(json.dumps({"format": "redistill.d_ode.1", **asdict(self)}, indent=2) + "\n")
+        File(file).write_text(json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod
     def load(cls, file: str | File, denoiser: Any, steps: int | None = None) -> DOde:
         """Read what :meth:`save` wrote, for this ``denoiser`` and number of ``steps``; a mismatch is refused."""
         try:
             stored = json.loads(File(file).read_text())
-            fitted = cls(**{f.name: _frozen(stored[f.name]) for f in fields(cls)})
+            values = {field.name: stored[field.name] for field in fields(cls)}
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"not a file of fitted lambdas ({type(error).__name__}: {error})", place=str(file)
-            ) from None
+            raise UserError(f"not a file of fitted lambdas ({error!r})", place=str(file)) from None
+        fitted = cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
         fitted.check(denoiser, steps)
         return fitted
 
@@ -109,18 +128,17 @@ def fit_lambdas(
     marks: str = "subdivided",
     floor: float = 1e-6,
 ) -> DOde:
-    """Fit the lambdas of a ``steps``-step ``solver`` on one batch of standard normal ``noise`` [B, ...] (16 to 64 rows
-    suffice).
+    """Fit a ``steps``-step ``solver`` on one batch of standard normal ``noise`` [B, ...]; 16 to 64 rows suffice.
 
     ``scale``: teacher steps per student evaluation. ``prediction``: "x0" or "eps" (Heun: "x0"). ``grid``, ``start``:
-    :meth:`Path.grid`. ``marks``: "subdivided" or "reference". ``floor``: lambda is 0 where rms(dO) <= floor * rms(x+).
-    Cost: one teacher and one student run.
+    see :meth:`Path.grid`. ``marks``: "subdivided" or "reference". ``floor``: lambda is 0 where rms(dO) <= floor *
+    rms(x+). Costs one teacher and one student run.
     """
-    _valid(solver, prediction, marks, scale)
-    path, x = denoiser.path, denoiser.path.prior(noise.double(), start)
-    times = path.grid(steps, grid, start=start)
+    _check_words(solver, prediction, marks, scale)
     count = 2 * steps - 1 if solver == "heun" else steps
-    targets = MARKS[marks](denoiser, x, times, condition, count, scale, grid=grid, start=start)
+    times, fine = (denoiser.path.grid(n, grid, start=start) for n in (steps, scale * count))
+    bare = DOde(solver, prediction, tuple(times.tolist()), scale, marks, **_belongs(denoiser))
+    targets = _targets(bare, denoiser, denoiser.path.prior(noise.double(), start), condition, times, fine, count)
     lambdas, before, after = [0.0] * count, [0.0] * count, [0.0] * count
 
     def correct(k: int, x: Tensor, delta: Tensor) -> Tensor:
@@ -129,20 +147,12 @@ def fit_lambdas(
         before[k], after[k] = rms(missing), rms(missing - lambdas[k] * delta)
         return x + lambdas[k] * delta
 
-    _run(solver, prediction, denoiser, noise, times, condition, correct)
-    numbers = {
-        "lambdas": tuple(lambdas),
-        "before": tuple(before),
-        "after": tuple(after),
-        "times": tuple(times.tolist()),
-    }
-    return DOde(solver=solver, prediction=prediction, scale=scale, marks=marks, **numbers, **_belongs(denoiser))
+    bare.run(denoiser, noise, condition, correct)
+    return replace(bare, lambdas=tuple(lambdas), before=tuple(before), after=tuple(after))
 
 
 def least_squares(delta: Tensor, missing: Tensor, floor: float = 0.0) -> float:
-    """The scalar that minimises |missing - scalar * delta|^2 over everything, in float64; 0 where rms(delta) <=
-    ``floor``.
-    """
+    """argmin over l of |missing - l delta|^2, all entries pooled, in float64; 0 where rms(delta) <= ``floor``."""
     delta, missing = delta.double(), missing.double()
     return 0.0 if rms(delta) <= floor else float((delta * missing).sum() / delta.square().sum())
 
@@ -152,81 +162,29 @@ def rms(x: Tensor) -> float:
     return float(x.double().square().mean().sqrt())
 
 
-def _run(
-    solver: str, prediction: str, denoiser: Any, noise: Tensor, times: Tensor, condition: Any, correct: Callable
-) -> Tensor:
-    """The corrected student: ``correct(k, x+, dO) -> x`` after every evaluation that has a predecessor."""
-    path = denoiser.path
-    x = path.prior(noise.double(), float(times[0]))
-    last = {
-        "x": x,
-        "output": x / path.sigma(times[0]) if prediction == "eps" else None,
-    }  # first eps difference: eps_0 - x_T
-
-    def callback(k: int, plus: Tensor, x0: Tensor) -> Tensor:
-        output = x0 if prediction == "x0" else path.eps_from_x0(last["x"], x0, times[k])
-        corrected = plus if last["output"] is None else correct(k, plus, output - last["output"])
-        last.update(x=corrected, output=output)
-        return corrected
-
-    return SOLVERS[solver](denoiser, x, times, condition=condition, callback=callback)
-
-
-def _states(denoiser: Any, x: Tensor, times: Tensor, condition: Any, every: int) -> list[Tensor]:
-    """States of the teacher (DDIM) after each ``every`` steps, kept on the CPU."""
-    kept: list[Tensor] = []
-    ddim(
-        denoiser,
-        x,
-        times,
-        condition=condition,
-        callback=lambda i, x, _: kept.append(x.cpu()) if (i + 1) % every == 0 else None,
-    )
-    return kept
-
-
-def _subdivided_marks(
-    denoiser: Any, x: Tensor, times: Tensor, condition: Any, count: int, scale: int, **_: Any
+def _targets(
+    bare: DOde, denoiser: Any, x: Tensor, condition: Any, times: Tensor, fine: Tensor, count: int
 ) -> list[Tensor]:
-    """A target for each lambda, at the very noise level that its step arrives at."""
-    twice = count >= len(times)  # Heun: both lambdas of a step aim at its end
-    parts = scale * (1 + twice)
-    states = _states(denoiser, x, subdivide(times, parts), condition, parts)
-    return [states[k // (1 + twice)] for k in range(count)]
-
-
-def _reference_marks(
-    denoiser: Any, x: Tensor, times: Tensor, condition: Any, count: int, scale: int, *, grid: str, start: float
-) -> list[Tensor]:
-    """The released code's targets: every ``scale``-th state on the path's own grid of ``scale * count`` steps."""
-    return _states(denoiser, x, denoiser.path.grid(scale * count, grid, start=start), condition, scale)
-
-
-MARKS = {"subdivided": _subdivided_marks, "reference": _reference_marks}
+    """The teacher's state for each lambda. With subdivided intervals all lambdas of a step aim at the step's end."""
+    if bare.marks == "reference":
+        return trajectory(denoiser, x, fine, every=bare.scale, condition=condition)
+    each = 2 if bare.solver == "heun" else 1
+    parts = bare.scale * each
+    ends = trajectory(denoiser, x, subdivide(times, parts), every=parts, condition=condition)
+    return [ends[k // each] for k in range(count)]
 
 
 def _belongs(denoiser: Any) -> dict[str, Any]:
     """What lambdas depend on besides the weights: prediction kind, path and guidance weight."""
-    path = {"name": type(denoiser.path).__name__, **_settings(denoiser.path)}
-    return {"kind": denoiser.kind, "path": path, "guidance": float(getattr(denoiser, "scale", 1.0))}
+    guidance = float(getattr(denoiser, "scale", 1.0))
+    return {"kind": denoiser.kind, "path": denoiser.path.settings(), "guidance": guidance}
 
 
-def _settings(path: Any) -> dict[str, Any]:
-    return {k: v for k, v in vars(path).items() if isinstance(v, (int, float, str)) and not k.startswith("_")}
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _valid(solver: str, prediction: str, marks: str, scale: int) -> None:
+def _check_words(solver: str, prediction: str, marks: str, scale: int) -> None:
     if solver not in PREDICTIONS:
         raise unknown("solver", solver, PREDICTIONS, place="fit_lambdas")
-    if prediction not in PREDICTIONS[solver]:
-        raise unknown(f"prediction of {solver}", prediction, PREDICTIONS[solver], place="fit_lambdas")
-    if marks not in MARKS:
-        raise unknown("marks", marks, MARKS, place="fit_lambdas")
+    for kind, word, valid in (("prediction", prediction, PREDICTIONS[solver]), ("marks", marks, MARKS)):
+        if word not in valid:
+            raise unknown(f"{kind} (solver {solver})", word, valid, place="fit_lambdas")
     if scale < 1:
-        raise UserError(
-            f"scale={scale}: the teacher needs at least as many steps as the student (scale >= 1)", place="fit_lambdas"
-        )
+        raise UserError(f"scale={scale}; the teacher takes at least one step per evaluation", place="fit_lambdas")
