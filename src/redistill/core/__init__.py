@@ -7,8 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from redistill.core.errors import Diverged, UserError
     from redistill.core.engine import Fitted, fit
+    from redistill.core.errors import Diverged, UserError
     from redistill.core.followers import Ema, Follower, Snapshot
     from redistill.core.loss import Loss
     from redistill.core.method import Again, Batch, Method

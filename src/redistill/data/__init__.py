@@ -1,0 +1,10 @@
+"""Doors to data: a folder of images, a ``datasets`` data set on disk, JSON lines, CSV and npz tables.
+
+Every door gives a table of rows with the column names that methods ask for (``image``, ``label``, ``prompt``, ...);
+``columns`` renames: ``{"label": "fine_label"}`` reads the method's ``label`` from the file's ``fine_label``.
+"""
+
+from redistill.data.images import ImageFolder
+from redistill.data.rows import Renamed, from_disk, read_jsonl, read_table
+
+__all__ = ["ImageFolder", "Renamed", "from_disk", "read_jsonl", "read_table"]

@@ -1,0 +1,151 @@
+"""``redistill list``, ``show``, ``cite``: what they print, what they refuse, and that they import no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from redistill import catalog
+from redistill.catalog import Entry, entries, entry
+from redistill.cli import main
+
+PROBE = """
+import sys
+from redistill.cli import main
+try:
+    main(sys.argv[1:])
+finally:
+    heavy = {"torch", "transformers", "diffusers", "accelerate", "scipy", "matplotlib"} & set(sys.modules)
+    print("heavy:", sorted(heavy), file=sys.stderr)
+"""
+MEASURED = {
+    "slug": "ps_kd",
+    "seeds": [1, 2, 3],
+    "seconds": 61.0,
+    "claims": [
+        {"name": "calibration", "metric": "ece", "arm": "ps_kd", "against": "ce", "direction": "lower",
+         "mean": 0.05, "sd": 0.01, "effect": 0.06, "verdict": "holds", "paper": ""},
+        {"name": "accuracy", "metric": "accuracy", "arm": "ps_kd", "against": "ce", "direction": "higher",
+         "mean": 0.76, "sd": 0.02, "effect": 0.001, "verdict": "not shown", "paper": ""},
+    ],
+}  # fmt: skip
+
+
+def run(capsys, *arguments: str, width: int = 80) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of ``redistill ARGUMENTS`` in a terminal of ``width``."""
+    os.environ["COLUMNS"] = str(width)
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    shown = capsys.readouterr()
+    return int(stop.value.code or 0), shown.out, shown.err
+
+
+@pytest.mark.parametrize(
+    "line", ["", "--help", "list", "list --json", "list --help", "show dmd2", "cite sdft", "--version"]
+)
+def test_reading_the_catalogue_imports_nothing_heavy(line):
+    done = subprocess.run([sys.executable, "-c", PROBE, *line.split()], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.strip() == "heavy: []"
+    assert done.stdout.strip()
+
+
+def test_list_names_every_system(capsys):
+    code, out, err = run(capsys, "list")
+    assert (code, err) == (0, "")
+    assert all(f" {e.slug} " in out for e in entries())
+    assert "119 systems" in out
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_lines_fit_the_terminal(capsys, width):
+    for arguments in (["list"], ["show", "sdft"], ["show", "diffusion_self_distillation"]):
+        out = run(capsys, *arguments, width=width)[1]
+        assert max(map(len, out.splitlines())) <= width
+
+
+def test_a_wide_list_shows_three_answers(capsys):
+    assert "context, ema · logits · rollouts" in run(capsys, "list", "--scheme", "self", width=120)[1]
+    assert "context, ema · logits · rollouts" not in run(capsys, "list", "--scheme", "self", width=80)[1]
+
+
+def test_list_json_is_an_array_of_entries(capsys):
+    code, out, _ = run(capsys, "list", "--json")
+    rows = json.loads(out)
+    assert code == 0 and [row["slug"] for row in rows] == [e.slug for e in entries()]
+    fields = set(Entry.__dataclass_fields__) - {"class_"} | {"class"}
+    assert all(fields <= set(row) for row in rows)
+    assert rows[0] == json.loads(json.dumps(entry(rows[0]["slug"]).as_dict()))
+
+
+def test_list_filters_by_several_facets_and_alternatives(capsys):
+    out = run(capsys, "list", "--json", "--knowledge", "logits", "--scheme", "self", "--samples", "rollouts")[1]
+    assert "sdft" in {row["slug"] for row in json.loads(out)}
+    split = run(capsys, "list", "--json", "--teacher", "ema,past")[1]
+    twice = run(capsys, "list", "--json", "--teacher", "ema", "--teacher", "past")[1]
+    assert split == twice
+
+
+def test_an_empty_selection_says_so(capsys):
+    assert run(capsys, "list", "--teacher", "random", "--knowledge", "tools") == (
+        0,
+        "no system answers all of that\n",
+        "",
+    )
+    assert run(capsys, "list", "--teacher", "random", "--knowledge", "tools", "--json")[1].strip() == "[]"
+
+
+@pytest.mark.parametrize("slug", [e.slug for e in entries()])
+def test_show_prints_the_whole_entry(capsys, slug):
+    code, out, _ = run(capsys, "show", slug, width=110)
+    told, e = " ".join(out.split()), entry(slug)
+    assert code == 0
+    for part in (e.title, *e.idea, e.use_when, e.avoid_when, e.cost, e.claim, *e.equation.split(",  ")):
+        assert " ".join(part.split()) in told
+    assert all(question in told for question in catalog.QUESTIONS.values())
+
+
+def test_show_and_list_report_the_evidence(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("redistill.cli.listing.evidence", lambda slug: MEASURED if slug == "ps_kd" else None)
+    out = run(capsys, "show", "ps_kd")[1]
+    assert "ece: ps_kd against ce" in out and "0.06" in out and "not shown" in out and "seeds 1, 2, 3" in out
+    assert "1/2 hold" in run(capsys, "list", "--status", "built")[1]
+    assert "redistill reproduce sdft" in run(capsys, "show", "sdft")[1]
+
+
+def test_cite_prints_one_record_per_system(capsys):
+    out = run(capsys, "cite", "sdft", "ps_kd")[1]
+    assert out.count("@misc{") == 2 and "{2601.19897}" in out
+
+
+def test_version(capsys):
+    assert run(capsys, "--version")[1].startswith("redistill ")
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("lsit", "No such command 'lsit'. Did you mean 'list'?"),
+        ("list --techer ema", "No such option: --techer"),
+        ("list --teacher emma", "--teacher: unknown teacher 'emma'; did you mean 'ema'?"),
+        ("list --group lang", "--group: unknown group 'lang'; did you mean 'language'?"),
+        ("list --status done", "--status: unknown status 'done'; valid: built, planned"),
+        ("list --modality pictures", "--modality: unknown modality 'pictures'"),
+        ("list --scheme online,offlin", "--scheme: unknown scheme 'offlin'; did you mean 'offline'"),
+        ("list extra", "unexpected extra argument"),
+        ("show", "Missing argument 'SLUG'"),
+        ("show pskd", "unknown system 'pskd'; did you mean 'ps_kd'"),
+        ("show ps_kd sdft", "unexpected extra argument"),
+        ("cite", "Missing argument 'SLUG...'"),
+        ("cite sdft dmd", "unknown system 'dmd'; did you mean 'dmdr'"),
+    ],
+)
+def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(capsys, line, told):
+    code, out, err = run(capsys, *line.split())
+    assert (code, out) == (2, "")
+    assert err.startswith("redistill: ") and err.count("\n") == 1
+    assert told in err
