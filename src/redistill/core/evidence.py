@@ -8,7 +8,7 @@ import hashlib
 import importlib.util
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -36,18 +36,28 @@ def write(record: dict[str, Any], target: Path) -> Path:
     return file
 
 
-def digest(modules: Iterable[str]) -> str:
-    """A hash of what the named modules *do*: their syntax trees without comments, docstrings and layout."""
+def digest(modules: Iterable[str], *, leave_out: Collection[str] = ()) -> str:
+    """A hash of what the named modules *do*: their syntax trees without comments, docstrings and layout.
+
+    ``leave_out``: names defined at the top of a module that do not count (claims and pictures change no measurement).
+    """
     found = hashlib.sha256()
     for name in sorted(modules):
         spec = importlib.util.find_spec(name)
         assert spec and spec.origin, f"no source for {name}"
         tree = ast.parse(Path(spec.origin).read_text())
+        tree.body = [node for node in tree.body if not _defines(node) & set(leave_out)]
         for node in ast.walk(tree):
             if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
                 node.body = node.body[1:]
         found.update(ast.dump(tree).encode())
     return found.hexdigest()[:20]
+
+
+def _defines(node: ast.stmt) -> set[str]:
+    if isinstance(node, ast.Assign):
+        return {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return {node.name} if isinstance(node, (ast.FunctionDef, ast.ClassDef)) else set()
 
 
 def stale(record: dict[str, Any]) -> bool:

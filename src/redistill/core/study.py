@@ -136,7 +136,7 @@ def run(
 def _measure(
     study: Study, work: list[tuple[str, int]], budget: Budget, jobs: int, fresh: bool
 ) -> Iterator[tuple[tuple[str, int], Outcome]]:
-    digest = evidence.digest(study.modules())
+    digest = evidence.digest(study.modules(), leave_out=("STUDY", "draw"))
     arguments = [(study.slug, arm, seed, dict(budget), digest, fresh) for arm, seed in work]
     if jobs == 1:
         yield from ((w, _cell(*a)) for w, a in zip(work, arguments))
@@ -219,33 +219,3 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """``python -m redistill.core.study SLUG``: run one study and print its verdicts."""
-    import argparse
-
-    parser = argparse.ArgumentParser(prog="redistill.core.study")
-    parser.add_argument("slug")
-    parser.add_argument("--seeds", type=lambda s: [int(v) for v in s.split(",")])
-    parser.add_argument("--smoke", action="store_true")
-    parser.add_argument("--fresh", action="store_true")
-    parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--write", action="store_true", help="write the evidence")
-    given = parser.parse_args(arguments)
-    target = evidence.folder() if given.write else None
-
-    def say(arm: str, seed: int, outcome: Outcome) -> None:
-        numbers = " ".join(f"{k}={v:.4g}" for k, v in outcome.metrics.items())
-        print(f"{arm:24} seed {seed:<4} {outcome.seconds:6.1f}s  {numbers}", flush=True)
-
-    study = load(given.slug)
-    record, _ = run(
-        study, seeds=given.seeds, smoke=given.smoke, jobs=given.jobs, fresh=given.fresh, target=target, report=say
-    )
-    for c in record["claims"]:
-        print(f"{c['verdict']:12} {c['name']}: effect {c['effect']:.4g} +- {c['effect_sd']:.2g} (least {c['least']})")
-
-
-if __name__ == "__main__":
-    main()

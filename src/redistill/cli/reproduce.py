@@ -1,0 +1,90 @@
+"""``redistill reproduce``: measure a study's cells, print its table and verdicts, write its evidence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from redistill.core.errors import UserError
+
+Seeds = Annotated[str | None, typer.Option(help="Seeds, as 1,2,3; the study's own if left out.")]
+
+
+def reproduce(
+    slugs: Annotated[list[str] | None, typer.Argument(help="Systems, as redistill list names them.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every system that is built.")] = False,
+    seeds: Seeds = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes; each gets one thread.")] = 1,
+    smoke: Annotated[bool, typer.Option(help="A budget of seconds, to see that it runs. Writes no evidence.")] = False,
+    fresh: Annotated[bool, typer.Option(help="Measure anew what is cached.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a system on standard output.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for the evidence instead of the shipped one.")] = None,
+) -> None:
+    """Run the paper's own comparison at laptop scale: arms x seeds, claims, verdicts."""
+    chosen, numbers = _chosen(slugs or [], everything), _seeds(seeds)
+    from redistill.core import evidence, study
+
+    studies = [study.load(slug) for slug in chosen]  # all mistakes before the first run
+    target = out or (None if smoke else evidence.folder())
+    console = Console(stderr=as_json)
+    for one in studies:
+        record, _ = study.run(
+            one, seeds=numbers, smoke=smoke, jobs=jobs, fresh=fresh, target=target, report=_reporter(console)
+        )
+        if as_json:
+            typer.echo(json.dumps(record))
+        else:
+            show_record(console, record)
+
+
+def _chosen(slugs: list[str], everything: bool) -> list[str]:
+    from redistill.catalog import entries, entry
+
+    if everything == bool(slugs):
+        raise UserError("name one system or more, or give --all", place="reproduce")
+    chosen = [e.slug for e in entries() if e.status == "built"] if everything else [entry(s).slug for s in slugs]
+    for slug in chosen:
+        if entry(slug).status != "built":
+            raise UserError(f"{slug!r} is planned, not built yet; redistill list --status built", place="reproduce")
+    return chosen
+
+
+def _seeds(given: str | None) -> list[int] | None:
+    if given is None:
+        return None
+    try:
+        seeds = [int(part) for part in given.split(",")]
+    except ValueError as error:
+        raise UserError(f"{given!r} is no list of whole numbers; write 1,2,3", place="--seeds") from error
+    if len(set(seeds)) != len(seeds):
+        raise UserError(f"{given!r} names a seed twice", place="--seeds")
+    return seeds
+
+
+def _reporter(console: Console) -> Any:
+    def say(arm: str, seed: int, outcome: Any) -> None:
+        console.print(f"[dim]{arm} · seed {seed} · {outcome.seconds:.1f} s[/dim]", highlight=False)
+
+    return say
+
+
+def show_record(console: Console, record: dict[str, Any]) -> None:
+    """The verdicts of one study as a table."""
+    table = Table(title=f"{record['slug']}: {record['question']}", title_justify="left", box=None, pad_edge=False)
+    for name in ("verdict", "claim", "arm", "against", "effect"):
+        table.add_column(name, overflow="fold")
+    colours = {"holds": "green", "not shown": "yellow", "contradicted": "red"}
+    for claim in record["claims"]:
+        verdict = f"[{colours[claim['verdict']]}]{claim['verdict']}[/]"
+        unit = " %" if claim["relative"] else ""
+        scale = 100 if claim["relative"] else 1
+        effect = f"{scale * claim['effect']:.3g} ± {scale * claim['effect_sd']:.2g}{unit}"
+        ours, other = f"{claim['mean']:.4g}", f"{claim['against_mean']:.4g}" if claim["against"] else "-"
+        table.add_row(verdict, claim["name"], ours, other, effect)
+    console.print(table)
+    console.print(f"[dim]{len(record['seeds'])} seeds, {record['seconds']} s of computing[/dim]")
