@@ -65,7 +65,7 @@ def test_an_entry_says_everything_in_short(e: Entry):
 @pytest.mark.parametrize("e", BUILT, ids=lambda e: e.slug)
 def test_a_built_entry_names_its_code_by_the_rule(e: Entry):
     module, _, name = e.class_.partition(":")
-    assert module == f"redistill.methods.{e.group}.{e.slug}"
+    assert name and module == f"redistill.methods.{e.group}.{e.slug}"
     if e.kind == "training":
         assert name == "".join(part.capitalize() for part in e.slug.split("_"))
     assert e.study == f"redistill.studies.{e.slug}"

@@ -7,7 +7,6 @@ catalogue is filtered, and one free phrase.
 from __future__ import annotations
 
 import importlib
-import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -124,13 +123,6 @@ def entry(slug: str) -> Entry:
     if slug not in board:
         raise unknown("system", slug, board)
     return board[slug]
-
-
-def evidence(slug: str) -> dict[str, Any] | None:
-    """What the study of ``slug`` measured: ``evidence/<slug>.json`` in the package or the repository, or None."""
-    here = Path(__file__).parent
-    files = [home / "evidence" / f"{slug}.json" for home in (here, here.parents[1])]
-    return next((json.loads(f.read_text()) for f in files if f.is_file()), None)
 
 
 def load(path: str) -> Any:

@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from unittest.mock import patch
 
 import pytest
 
 from redistill import catalog
 from redistill.catalog import Entry, entries, entry
 from redistill.cli import main
+from redistill.core.evidence import digest, write
 
 PROBE = """
 import sys
@@ -22,23 +24,24 @@ finally:
     heavy = {"torch", "transformers", "diffusers", "accelerate", "scipy", "matplotlib"} & set(sys.modules)
     print("heavy:", sorted(heavy), file=sys.stderr)
 """
+MODULES = ["redistill.core.errors"]
+CLAIM = {"metric": "ece", "arm": "ps_kd", "against": "ce", "relative": False, "effect": 0.06, "effect_sd": 0.01}
 MEASURED = {
     "slug": "ps_kd",
     "seeds": [1, 2, 3],
     "seconds": 61.0,
     "claims": [
-        {"name": "calibration", "metric": "ece", "arm": "ps_kd", "against": "ce", "direction": "lower",
-         "mean": 0.05, "sd": 0.01, "effect": 0.06, "verdict": "holds", "paper": ""},
-        {"name": "accuracy", "metric": "accuracy", "arm": "ps_kd", "against": "ce", "direction": "higher",
-         "mean": 0.76, "sd": 0.02, "effect": 0.001, "verdict": "not shown", "paper": ""},
+        {**CLAIM, "name": "calibration", "verdict": "holds"},
+        {**CLAIM, "name": "accuracy", "against": "", "relative": True, "verdict": "not shown"},
     ],
-}  # fmt: skip
+    "modules": MODULES,
+    "digest": digest(MODULES),
+}
 
 
 def run(capsys, *arguments: str, width: int = 80) -> tuple[int, str, str]:
     """Exit code, standard output and standard error of ``redistill ARGUMENTS`` in a terminal of ``width``."""
-    os.environ["COLUMNS"] = str(width)
-    with pytest.raises(SystemExit) as stop:
+    with patch.dict(os.environ, COLUMNS=str(width)), pytest.raises(SystemExit) as stop:
         main(arguments)
     shown = capsys.readouterr()
     return int(stop.value.code or 0), shown.out, shown.err
@@ -110,11 +113,20 @@ def test_show_prints_the_whole_entry(capsys, slug):
 
 
 def test_show_and_list_report_the_evidence(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr("redistill.cli.listing.evidence", lambda slug: MEASURED if slug == "ps_kd" else None)
+    monkeypatch.setenv("REDISTILL_EVIDENCE", str(tmp_path))
+    write(MEASURED, tmp_path)
     out = run(capsys, "show", "ps_kd")[1]
-    assert "ece: ps_kd against ce" in out and "0.06" in out and "not shown" in out and "seeds 1, 2, 3" in out
+    assert "seeds 1, 2, 3, 61 s" in out and "stale" not in out
+    assert "ece: ps_kd against ce" in out and "0.06 ± 0.01" in out
+    assert "not shown" in out and "6 ± 1 %" in out
     assert "1/2 hold" in run(capsys, "list", "--status", "built")[1]
-    assert "redistill reproduce sdft" in run(capsys, "show", "sdft")[1]
+    assert "no evidence yet: redistill reproduce sdft" in run(capsys, "show", "sdft")[1]
+
+
+def test_show_says_when_evidence_is_older_than_its_code(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("REDISTILL_EVIDENCE", str(tmp_path))
+    write(MEASURED | {"digest": "0"}, tmp_path)
+    assert "stale: the code has changed since" in run(capsys, "show", "ps_kd")[1]
 
 
 def test_cite_prints_one_record_per_system(capsys):

@@ -26,9 +26,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("redistill.cli.demo:demo", "Distil the shipped faces teacher into a one-step student."),
     "cite": ("redistill.cli.listing:cite", "The BibTeX of the papers behind these systems."),
 }
-UsageError = (
-    typer.BadParameter.__base__
-)  # newer typer carries its own copy of click, so click.UsageError may be another
+# newer typer carries its own copy of click, so click.UsageError may be another class
+UsageError = typer.BadParameter.__base__
 
 
 class Lazy(TyperGroup):

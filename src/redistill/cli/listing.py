@@ -12,10 +12,12 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from redistill.catalog import FACETS, QUESTIONS, Entry, bibtex, entries, entry, evidence, vocabulary
+from redistill.catalog import FACETS, QUESTIONS, Entry, bibtex, entries, entry, vocabulary
+from redistill.core import evidence
 
 Words = list[str] | None
 ANY: dict[str, Any] = {f: typer.Option(None, metavar="WORD", help=", ".join(vocabulary(f))) for f in FACETS}
+# from the best to the worst, each with its colour
 VERDICTS = {"holds": "green", "not shown": "yellow", "contradicted": "red"}
 
 
@@ -82,12 +84,12 @@ def _standing(e: Entry) -> Text:
     """In a word: what the evidence says of a built system, or that there is none yet."""
     if e.status == "planned":
         return Text("planned", style="dim")
-    measured = evidence(e.slug)
+    measured = evidence.read(e.slug)
     if measured is None:
         return Text("built")
-    claims = measured["claims"]
-    good = sum(c["verdict"] == "holds" for c in claims)
-    return Text(f"{good}/{len(claims)} hold", style="green" if good == len(claims) else "yellow")
+    verdicts = [c["verdict"] for c in measured["claims"]]
+    worst = next(v for v in reversed(VERDICTS) if v in verdicts)
+    return Text(f"{verdicts.count('holds')}/{len(verdicts)} hold", style=VERDICTS[worst])
 
 
 def show(slug: Annotated[str, typer.Argument(metavar="SLUG", help="name of a system, as list prints it")]) -> None:
@@ -132,20 +134,29 @@ def _where(e: Entry) -> list[tuple[str, str]]:
 
 
 def _proof(e: Entry) -> list[RenderableType]:
-    """The verdict on each claim, with its effect and spread over seeds."""
-    measured = evidence(e.slug)
+    """The verdict on each claim with its effect and spread over seeds; says so when the code has changed since."""
+    measured = evidence.read(e.slug)
     if measured is None:
         return [] if e.status == "planned" else [Text(f"\nno evidence yet: redistill reproduce {e.slug}", style="dim")]
-    table = Table(box=None, pad_edge=False, header_style="dim", show_edge=False)
-    for name, justify in (("claim", "left"), ("measured", "left"), ("effect", "right"), ("sd", "right")):
-        table.add_column(name, justify=justify)
-    table.add_column("verdict", no_wrap=True)
-    for c in measured["claims"]:
-        sides = f"{c['metric']}: {c['arm']}" + (f" against {c['against']}" if c["against"] else "")
-        style = VERDICTS[c["verdict"]]
-        table.add_row(c["name"], sides, f"{c['effect']:.3g}", f"{c['sd']:.2g}", Text(c["verdict"], style=style))
     seeds = ", ".join(map(str, measured["seeds"]))
-    return [Text(f"\nevidence, seeds {seeds}, {measured['seconds']:.0f} s", style="bold"), table]
+    parts: list[RenderableType] = [Text(f"\nevidence, seeds {seeds}, {measured['seconds']:.0f} s", style="bold")]
+    if evidence.stale(measured):
+        parts.append(Text(f"stale: the code has changed since; redistill reproduce {e.slug}", style="yellow"))
+    return [*parts, _verdicts(measured["claims"])]
+
+
+def _verdicts(claims: list[dict[str, Any]]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("verdict", no_wrap=True)
+    for name in ("claim", "measured"):
+        table.add_column(name, ratio=1)
+    table.add_column("effect ± sd", justify="right", no_wrap=True)
+    for c in claims:
+        sides = f"{c['metric']}: {c['arm']}" + (f" against {c['against']}" if c["against"] else "")
+        scale, unit = (100, " %") if c["relative"] else (1, "")
+        effect = f"{scale * c['effect']:.3g} ± {round(scale * c['effect_sd'], 9):.2g}{unit}"
+        table.add_row(Text(c["verdict"], style=VERDICTS[c["verdict"]]), c["name"], sides, effect)
+    return table
 
 
 def cite(slugs: Annotated[list[str], typer.Argument(metavar="SLUG...", help="names of systems")]) -> None:
