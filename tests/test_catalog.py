@@ -14,7 +14,9 @@ import pytest
 from redistill import catalog
 from redistill.catalog import FACETS, QUESTIONS, Entry, bibtex, entries, entry, load, vocabulary
 from redistill.core.errors import UserError
+from redistill.core.evidence import write
 
+ROOT = Path(__file__).parents[1]
 EVERY = entries()
 BUILT = entries(status=["built"])
 NAMES = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
@@ -42,6 +44,15 @@ def test_every_group_has_at_least_five_systems():
     sizes = Counter(e.group for e in EVERY)
     assert set(sizes) == set(vocabulary("group"))
     assert min(sizes.values()) >= 5
+
+
+@pytest.fixture(scope="module")
+def docs():
+    """The module docs/generate.py."""
+    spec = importlib.util.spec_from_file_location("docs_generate", ROOT / "docs" / "generate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.mark.parametrize("facet", FACETS)
@@ -84,7 +95,7 @@ def test_what_is_planned_names_no_code():
 
 
 def test_extras_are_those_of_the_package():
-    project = tomllib.loads(Path(__file__).parents[1].joinpath("pyproject.toml").read_text())["project"]
+    project = tomllib.loads(ROOT.joinpath("pyproject.toml").read_text())["project"]
     assert {e.extra for e in EVERY} - {""} <= set(project["optional-dependencies"])
 
 
@@ -127,3 +138,34 @@ def test_bibtex_holds_what_is_known_and_nothing_else():
 def test_a_stray_field_in_the_file_is_refused():
     with pytest.raises(AssertionError, match="no fields of an entry"):
         catalog._entry("x", {"titel": "X"})
+
+
+def test_the_table_of_systems_has_a_row_for_each(docs):
+    table, linked = docs.systems_table(), docs.systems_table(link=True)
+    assert all(f"| `{e.slug}` | {e.title} | {e.kind} |" in table for e in EVERY)
+    assert all(f"[`{e.slug}`](systems/{e.slug}.md)" in linked for e in EVERY)
+
+
+def test_a_page_tells_the_entry_and_every_verdict(docs, tmp_path, monkeypatch):
+    monkeypatch.setenv("REDISTILL_EVIDENCE", str(tmp_path))
+    assert "## Evidence" not in docs.page(entry("ps_kd"))
+    claim = {"name": "calibration", "effect": 0.06, "effect_sd": 0.01, "relative": False, "paper": "11.84 -> 1.77"}
+    claims = [{**claim, "verdict": v} for v in ("holds", "not shown", "contradicted", "holds")]
+    record = {"slug": "ps_kd", "question": "Does it?", "seeds": [1, 2, 3], "seconds": 9.0, "claims": claims}
+    write(record | {"notes": ["tried in vain"], "pictures": ["arms.png"]}, tmp_path)
+    page = docs.page(entry("ps_kd"))
+    assert page.count("| holds | calibration | 0.06 ± 0.01 | 11.84 -> 1.77 |") == 2
+    assert "The code has changed" in page and "- tried in vain" in page and "(ps_kd/arms.png)" in page
+    assert docs.standing(entry("ps_kd")) == "2 hold, 1 not shown, 1 contradicted"
+    assert all(part in page for part in (*entry("ps_kd").idea, "Who teaches?", "@misc{ps_kd,"))
+
+
+def test_only_what_stands_between_the_markers_is_rewritten(docs):
+    text = f"above {docs.OPEN} old {docs.CLOSE} below"
+    assert docs.between_markers(text, "new") == f"above {docs.OPEN}\n\nnew\n{docs.CLOSE} below"
+    assert docs.between_markers(docs.between_markers(text, "new"), "new") == docs.between_markers(text, "new")
+
+
+def test_the_taxonomy_names_every_word(docs):
+    told = docs.taxonomy()
+    assert all(f"| `{word}` |" in told for facet in FACETS for word in vocabulary(facet))

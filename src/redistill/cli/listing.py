@@ -153,9 +153,7 @@ def _verdicts(claims: list[dict[str, Any]]) -> Table:
     table.add_column("effect ± sd", justify="right", no_wrap=True)
     for c in claims:
         sides = f"{c['metric']}: {c['arm']}" + (f" against {c['against']}" if c["against"] else "")
-        scale, unit = (100, " %") if c["relative"] else (1, "")
-        effect = f"{scale * c['effect']:.3g} ± {round(scale * c['effect_sd'], 9):.2g}{unit}"
-        table.add_row(Text(c["verdict"], style=VERDICTS[c["verdict"]]), c["name"], sides, effect)
+        table.add_row(Text(c["verdict"], style=VERDICTS[c["verdict"]]), c["name"], sides, evidence.effect(c))
     return table
 
 

@@ -8,7 +8,7 @@ import hashlib
 import importlib.util
 import json
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,12 @@ def write(record: dict[str, Any], target: Path) -> Path:
     beside.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     os.replace(beside, file)
     return file
+
+
+def effect(claim: Mapping[str, Any]) -> str:
+    """A judged claim's effect and its spread over seeds, for people: ``0.085 ± 0.03``, or percent where relative."""
+    scale, unit = (100, " %") if claim["relative"] else (1, "")
+    return f"{scale * claim['effect']:.3g} ± {round(scale * claim['effect_sd'], 9):.2g}{unit}"
 
 
 def digest(modules: Iterable[str], *, leave_out: Collection[str] = ()) -> str:

@@ -1,0 +1,128 @@
+"""Write what the catalogue and the evidence say as Markdown: a page per system, the taxonomy, the README's table.
+
+python docs/generate.py            # docs/index.md, docs/systems/*.md, and the table between the README's markers
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from redistill.catalog import FACETS, QUESTIONS, Entry, bibtex, entries, vocabulary
+from redistill.core import evidence
+
+ROOT = Path(__file__).parents[1]
+INDEX = "# redistill\n\nThe systems, and the [words](systems/taxonomy.md) they are filed by."
+OPEN, CLOSE = "<!-- systems: written by docs/generate.py -->", "<!-- /systems -->"
+
+
+def systems_table(*, link: bool = False) -> str:
+    """All systems by group, each with its kind and its standing; ``link`` leads to their pages."""
+    parts = []
+    for group, meaning in vocabulary("group").items():
+        rows = [f"| {_name(e, link)} | {e.title} | {e.kind} | {standing(e)} |" for e in entries(group=[group])]
+        head = [f"**{group}**: {meaning}", "", "| system | paper | kind | claims |", "|---|---|---|---|"]
+        parts.append("\n".join([*head, *rows]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _name(e: Entry, link: bool) -> str:
+    return f"[`{e.slug}`](systems/{e.slug}.md)" if link else f"`{e.slug}`"
+
+
+def standing(e: Entry) -> str:
+    """``planned``, ``built``, or what became of its claims; nothing that failed is left out."""
+    measured = evidence.read(e.slug)
+    if e.status == "planned" or measured is None:
+        return e.status
+    verdicts = [c["verdict"] for c in measured["claims"]]
+    told = {"holds": "hold", "not shown": "not shown", "contradicted": "contradicted"}
+    return ", ".join(f"{verdicts.count(v)} {word}" for v, word in told.items() if v in verdicts)
+
+
+def page(e: Entry) -> str:
+    """The page of one system: idea, answers, equation, advice, evidence, citation."""
+    answers = [f"| {asked} | {', '.join(words)} | {text} |" for asked, (words, text) in _answers(e)]
+    parts = [
+        f"# {e.slug}\n\n**{e.title}**",
+        f"{e.group} · {e.kind} · {e.scheme} scheme · {', '.join(e.modality)} · {e.status}",
+        " ".join(e.idea),
+        "```text\n" + "\n".join(e.equation.split(",  ")) + "\n```",
+        "\n".join(["| question | words | answer |", "|---|---|---|", *answers]),
+        f"**Use it when.** {e.use_when}",
+        f"**Not when.** {e.avoid_when}",
+        f"**Cost.** {e.cost}",
+        f"**The paper says.** {e.claim}",
+        *_code(e),
+        *_proof(e),
+        f"## Cite\n\n```bibtex\n{bibtex(e)}\n```",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _answers(e: Entry) -> list[tuple[str, Any]]:
+    return [(asked, getattr(e, question)) for question, asked in QUESTIONS.items()]
+
+
+def _code(e: Entry) -> list[str]:
+    if e.status == "planned":
+        return []
+    needs = f" Needs `pip install 'redistill[{e.extra}]'`." if e.extra else ""
+    return [f"**Code.** `{e.class_}`; measured with `redistill reproduce {e.slug}`.{needs}"]
+
+
+def _proof(e: Entry) -> list[str]:
+    """Verdicts with effects, notes and pictures of the study."""
+    measured = evidence.read(e.slug)
+    if measured is None:
+        return []
+    seeds = ", ".join(map(str, measured["seeds"]))
+    rows = [f"| {c['verdict']} | {c['name']} | {evidence.effect(c)} | {c['paper']} |" for c in measured["claims"]]
+    table = ["| verdict | claim | effect ± sd | in the paper |", "|---|---|---|---|", *rows]
+    stale = ["The code has changed since this was measured."] if evidence.stale(measured) else []
+    pictures = [f"![{e.slug}]({e.slug}/{name})" for name in measured.get("pictures", ())]
+    notes = [f"- {note}" for note in measured.get("notes", ())]
+    head = f"## Evidence\n\n{measured['question']} Seeds {seeds}, {measured['seconds']:.0f} s of computing."
+    return [head, *stale, "\n".join(table), *pictures, *(["\n".join(notes)] if notes else [])]
+
+
+def taxonomy() -> str:
+    """The words of the catalogue, each with its meaning and the systems that carry it."""
+    parts = ["# The words of the catalogue\n\n`redistill list` filters by them, several at once."]
+    for facet in FACETS:
+        rows = []
+        for word, meaning in vocabulary(facet).items():
+            members = entries(**{facet: [word]})
+            links = ", ".join(f"[{e.slug}]({e.slug}.md)" for e in members)
+            rows.append(f"| `{word}` | {meaning} | {len(members)}: {links} |")
+        title = QUESTIONS.get(facet, facet.capitalize())
+        parts.append(
+            "\n".join([f"## {title} (`--{facet}`)", "", "| word | meaning | systems |", "|---|---|---|", *rows])
+        )
+    return "\n\n".join(parts) + "\n"
+
+
+def between_markers(text: str, table: str) -> str:
+    """``text`` with the part between the two markers replaced by ``table``."""
+    before, rest = text.split(OPEN)
+    return f"{before}{OPEN}\n\n{table}\n{CLOSE}{rest.split(CLOSE)[1]}"
+
+
+def main() -> None:
+    """Write all pages below ``docs/`` and the table of the README where it has the markers."""
+    docs, folder = ROOT / "docs", ROOT / "docs" / "systems"
+    folder.mkdir(exist_ok=True)
+    for e in entries():
+        (folder / f"{e.slug}.md").write_text(page(e))
+        if (evidence.folder() / e.slug).is_dir():
+            shutil.copytree(evidence.folder() / e.slug, folder / e.slug, dirs_exist_ok=True)
+    (folder / "taxonomy.md").write_text(taxonomy())
+    (docs / "index.md").write_text(f"{INDEX}\n\n{systems_table(link=True)}")
+    readme = ROOT / "README.md"
+    if OPEN in readme.read_text():
+        readme.write_text(between_markers(readme.read_text(), systems_table()))
+
+
+if __name__ == "__main__":
+    main()
