@@ -22,7 +22,7 @@ def build(cls: type, given: Mapping[str, Any] | None = None, *roles: Any, place:
     for name in given:
         if name not in known:
             raise unknown("option", name, known, place=f"{place}.{name}")
-    hints = get_type_hints(cls.__init__)
+    hints = get_type_hints(getattr(cls, "__init__"))  # noqa: B009, mypy's view of __init__
     values = {n: convert(v, hints.get(n, Any), place=f"{place}.{n}") for n, v in given.items()}
     required = [n for n, p in known.items() if p.default is inspect.Parameter.empty and n not in values]
     if required:

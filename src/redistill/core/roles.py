@@ -78,7 +78,7 @@ class Roles:
                 continue
             inner = net.net if isinstance(net, Follower) else net
             persistent = inner.state_dict(keep_vars=True).keys()
-            changing = {k: p for k, p in inner.named_parameters() if k in names}
+            changing: dict[str, Tensor] = {k: p for k, p in inner.named_parameters() if k in names}
             changing |= {k: b for k, b in inner.named_buffers() if k in persistent}
             tensors |= {f"net.{name}.{key}": value for key, value in changing.items()}
         return tensors

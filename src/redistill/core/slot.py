@@ -44,13 +44,13 @@ class Slot(Configured):
         return dict(sorted(found.items()))
 
 
-def options(cls: type) -> dict[str, inspect.Parameter]:
+def options(cls: type[Any]) -> dict[str, inspect.Parameter]:
     """The keyword-only parameters of a constructor: what a recipe may set."""
-    parameters = inspect.signature(cls.__init__).parameters.values()
+    parameters = inspect.signature(cls).parameters.values()
     keyword = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
     if keyword or not issubclass(cls, Slot):
         return keyword
-    return {p.name: p for p in list(parameters)[1:]}  # a plug-in has nothing but options
+    return {p.name: p for p in parameters}  # a plug-in has nothing but options
 
 
 def describe(part: Configured) -> dict[str, Any]:

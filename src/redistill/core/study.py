@@ -165,7 +165,7 @@ def _cell(slug: str, arm: str, seed: int, budget: Budget, digest: str, fresh: bo
 def _keep(outcome: Outcome, place: Path) -> None:
     beside = place.with_name(f".{place.name}.{os.getpid()}")
     beside.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(beside / "arrays.npz", **outcome.arrays)
+    np.savez_compressed(beside / "arrays.npz", **outcome.arrays)  # type: ignore[arg-type]
     numbers = {"metrics": outcome.metrics, "text": outcome.text, "seconds": outcome.seconds}
     (beside / "outcome.json").write_text(json.dumps(numbers))
     shutil.rmtree(place, ignore_errors=True)
