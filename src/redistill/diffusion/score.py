@@ -240,7 +240,7 @@ def backward_simulation(
 
     ``times``: j + 1 descending scalars; ``noises``: as many standard normal tensors [B, ...], fresh for every level.
     """
-    x_t = path.sigma(times[0]) * noises[0]
+    x_t = path.prior(noises[0], float(times[0]))
     for t, s, noise in zip(times, times[1:], noises[1:]):
         x_t = path.add_noise(student(x_t, t, condition), noise, s)
     return x_t
