@@ -56,7 +56,7 @@ class _Sums:
         watched = {k: torch.as_tensor(v) for k, v in loss.watch.items()}
         for store, values in ((self.numbers, {**loss.terms, **watched}), (self.average, loss.average)):
             for name, value in values.items():
-                held = value.detach().float() * weight
+                held = value.detach().to(torch.promote_types(value.dtype, torch.float32)) * weight
                 store[name] = store[name] + held if name in store else held
         for name, rows in loss.gather.items():
             self.gather.setdefault(name, []).append(rows.detach())
@@ -102,6 +102,7 @@ class Engine:
         self._place()
         self.optimizers = {turn: plan.optim(turn).build(self.roles.parameters(turn)) for turn in method.trains}
         self.batches = Batches(data, plan, self.world)
+        method.check({**self.batches.table.__getitems__([0]), "index": torch.zeros(1, dtype=torch.int64)})
         self.now = Progress(seed=plan.seed, device=self.world.device)
         self.drawn = 0  # global batches
         self.now.steps = self.steps = plan.steps or self._steps(plan.epochs or 1)
@@ -157,7 +158,6 @@ class Engine:
         """All turns of one step."""
         for position, turn in enumerate(self.method.turns(self.now)):
             self.now.turn = str(turn)
-            self.now.epoch = self.drawn // self.batches.per_epoch
             if not (isinstance(turn, Again) and self._micros):
                 self._micros = self._fetch(stream, position)
             self.roles.enter(turn)
@@ -168,6 +168,7 @@ class Engine:
 
     def _fetch(self, stream: Iterator[Micro], position: int) -> list[Micro]:
         rows, batch = next(stream)
+        self.now.epoch = self.drawn // self.batches.per_epoch
         self.drawn += 1
         moved = {k: v.to(self.world.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
         self.method.check(moved)
@@ -235,7 +236,8 @@ class Engine:
             raise UserError(f"step {self.now.step}: no row or token of the batch counts (all masked)", place="data")
         split = 1 + len(sums.numbers)
         numbers = {name: float(v) / weight for name, v in zip(sums.numbers, flat[1:split])}
-        stats = {n: (v / weight).view_as(sums.average[n]) for n, v in zip(sums.average, flat[split:])}
+        means = zip(sums.average.items(), flat[split:])
+        stats = {name: (v / weight).view_as(like).to(like.dtype) for (name, like), v in means}
         return weight, numbers, stats | {n: self.world.gather(torch.cat(rows)) for n, rows in sums.gather.items()}
 
     def _check_finite(self, turn: str, numbers: dict[str, float]) -> None:

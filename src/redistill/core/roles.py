@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from redistill.core.errors import UserError, nearest
 from redistill.core.followers import Follower
 from redistill.core.method import Method
+from redistill.core.world import require_gradient
 
 
 class Roles:
@@ -40,17 +41,14 @@ class Roles:
         for name, net in self.method.networks().items():
             active = name in self.method.trains[turn]
             net.train(active)
-            names = self.trainable.get(name, set()) if active else set()
-            for key, parameter in net.named_parameters():
-                parameter.requires_grad_(key in names)
+            require_gradient(net, self.trainable.get(name, set()) if active else set())
 
     def leave(self) -> None:
         """Give every network back as it came: what trained requires a gradient again; evaluation mode."""
         self._now = None
         for name, net in self.method.networks().items():
             net.eval()
-            for key, parameter in net.named_parameters():
-                parameter.requires_grad_(key in self.trainable.get(name, set()))
+            require_gradient(net, self.trainable.get(name, set()))
 
     def parameters(self, turn: str) -> list[nn.Parameter]:
         """The parameters that ``turn`` trains, in a stable order."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from redistill.core.errors import UserError
@@ -90,13 +92,32 @@ def _buckets(gradients: list[Tensor]) -> list[list[Tensor]]:
 def shard(net: nn.Module, world: World) -> None:
     """Shard ``net`` over all ranks, each repeated block by itself; call the net only through its ``forward``."""
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(world.device.type, (world.size,))
     for blocks in [m for m in net.modules() if isinstance(m, nn.ModuleList)]:
         for block in blocks:
-            fully_shard(block, mesh=mesh)
-    fully_shard(net, mesh=mesh)
+            fully_shard(block, mesh=mesh, reshard_after_forward=True)
+    fully_shard(net, mesh=mesh, reshard_after_forward=True)
+
+
+def require_gradient(net: nn.Module, names: Collection[str]) -> None:
+    """Let exactly the parameters called ``names`` require a gradient.
+
+    A sharded network holds every parameter twice, as a shard and gathered for the forward pass; both are set.
+    """
+    sharded = [module for module in net.modules() if isinstance(module, FSDPModule)]
+    for module in sharded:
+        module.unshard()
+    _set_required(net, names)
+    for module in sharded:
+        module.reshard()
+    if sharded:
+        _set_required(net, names)
+
+
+def _set_required(net: nn.Module, names: Collection[str]) -> None:
+    for name, parameter in net.named_parameters():
+        parameter.requires_grad_(name in names)
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -1,0 +1,29 @@
+"""One of two gloo processes of the engine's tests."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from torch.distributed.tensor import DTensor
+
+from redistill.core import Plan, fit
+from tests.core.toys import data, toy
+
+
+def main(parallel: str, folder: Path, until: int) -> None:
+    plan = Plan(
+        steps=8, batch_size=10, lr=1e-2, schedule="cosine", warmup=2, clip=1.0, device="cpu", log_every=2,
+        parallel=parallel, accumulate=2,
+    )  # fmt: skip
+    method = fit(toy(), data(), plan, folder=folder / "run", until=until).method
+    state = {k: v.full_tensor() if isinstance(v, DTensor) else v for k, v in method.state_dict().items()}
+    assert any(isinstance(v, DTensor) for v in method.state_dict().values()) == (parallel == "shard")
+    rank = torch.distributed.get_rank()
+    torch.save({k: v.clone() for k, v in state.items()}, folder / f"rank{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))

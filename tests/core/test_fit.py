@@ -1,0 +1,231 @@
+"""The engine on a toy that has everything: exact resume, cut batches, two processes, isolation, divergence,
+interruption."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from redistill.core import Diverged, Loss, Method, Plan, UserError, fit
+from redistill.core.followers import same_weights
+from tests.core.toys import ROWS, WIDTH, data, net, toy
+
+PLAN = Plan(steps=8, batch_size=10, lr=1e-2, schedule="cosine", warmup=2, clip=1.0, device="cpu", log_every=2)
+
+
+def plan(**changes) -> Plan:
+    return Plan(**{**PLAN.model_dump(exclude_unset=True), **changes})
+
+
+def distance(a: nn.Module, b: nn.Module) -> float:
+    left, right = a.state_dict(), b.state_dict()
+    return max(float((left[k] - right[k]).abs().max()) for k in left)
+
+
+def test_a_resumed_run_has_the_same_bits_and_the_same_history(tmp_path):
+    whole = fit(toy(), data(), PLAN)
+    fit(toy(), data(), PLAN, folder=tmp_path, until=3)
+    halves = fit(toy(), data(), PLAN, folder=tmp_path, resume=True)
+    assert same_weights(whole.method, halves.method)
+    assert [r["student/please"] for r in whole.history if r["step"] > 4] == [
+        r["student/please"] for r in halves.history if r["step"] > 4
+    ]
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+def test_accumulation_equals_one_big_batch(parts):
+    big, cut = fit(toy(), data(), PLAN), fit(toy(), data(), plan(accumulate=parts))
+    assert distance(big.method, cut.method) < 1e-9
+
+
+@pytest.mark.parametrize("parallel", ["replicate", "shard"])
+def test_two_processes_equal_one(parallel, tmp_path):
+    one = fit(toy(), data(), PLAN).method
+    for got in _in_two_processes(parallel, tmp_path):
+        assert max(float((got[k] - v).abs().max()) for k, v in one.state_dict().items()) < 1e-9
+
+
+def test_a_sharded_run_continues_in_one_process(tmp_path):
+    _in_two_processes("shard", tmp_path, until=3)
+    resumed = fit(toy(), data(), PLAN, folder=tmp_path / "run", resume=True)
+    assert distance(resumed.method, fit(toy(), data(), PLAN).method) < 1e-9
+
+
+def _in_two_processes(parallel: str, folder: Path, until: int = 8) -> list[dict[str, torch.Tensor]]:
+    port = str(20000 + os.getpid() % 20000 + (7 if parallel == "shard" else 0) + until)
+    script = Path(__file__).with_name("rank.py")
+    processes = []
+    for rank in range(2):
+        env = {**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+               "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1",
+               "PYTHONPATH": str(Path(__file__).parents[2])}  # fmt: skip
+        arguments = [sys.executable, str(script), parallel, str(folder), str(until)]
+        processes.append(
+            subprocess.Popen(arguments, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        )
+    for process in processes:
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, output[-3000:]
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+class Leak(Method):
+    """Its student's turn thaws the critic and leaves a gradient there."""
+
+    trains = {"critic": ["critic"], "student": ["student"]}
+
+    def __init__(self, student: nn.Module, critic: nn.Module) -> None:
+        super().__init__()
+        self.student, self.critic = student, critic
+
+    def loss(self, turn, batch, now):
+        if turn == "student":
+            self.critic.requires_grad_(True)
+        return Loss({"l": self.critic(self.student(batch["image"])).square().mean()})
+
+
+def test_a_planted_leak_is_caught():
+    with pytest.raises(AssertionError, match="left a gradient in 'critic'"):
+        fit(Leak(net(0), net(1)), data(), PLAN)
+
+
+class Deaf(Leak):
+    """Its student's turn never touches the student."""
+
+    def loss(self, turn, batch, now):
+        used = self.critic if turn == "critic" else None
+        x = batch["image"]
+        return Loss({"l": (used(x) if used else x.requires_grad_()).square().mean()})
+
+
+def test_a_turn_that_reaches_nothing_is_caught():
+    with pytest.raises(AssertionError, match="no gradient reached it"):
+        fit(Deaf(net(0), net(1)), data(), PLAN)
+
+
+class Explodes(Leak):
+    """Infinite from step 5 on."""
+
+    trains = {"student": ["student"]}
+
+    def loss(self, turn, batch, now):
+        value = self.student(batch["image"]).square().mean()
+        return Loss({"fine": value, "bad": value / (0.0 if now.step == 5 else 1.0)})
+
+
+def test_a_loss_that_is_not_finite_names_step_and_term_and_leaves_the_last_good_checkpoint(tmp_path):
+    with pytest.raises(Diverged, match=r"step 5, turn 'student': 'bad' is inf"):
+        fit(Explodes(net(0), net(1)), data(), plan(save_every=2), folder=tmp_path)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-000000002", "step-000000004"]
+
+
+def test_only_the_last_checkpoints_are_kept(tmp_path):
+    fit(toy(), data(), plan(save_every=2, keep=2), folder=tmp_path)
+    assert [p.name for p in sorted((tmp_path / "checkpoints").iterdir())] == ["step-000000006", "step-000000008"]
+
+
+@pytest.mark.parametrize("damage", ["truncate", "foreign", "garbage"])
+def test_a_damaged_or_foreign_checkpoint_is_named_and_the_one_before_it_is_used(damage, tmp_path):
+    fit(toy(), data(), plan(save_every=2, keep=5), folder=tmp_path, until=6)
+    last = tmp_path / "checkpoints" / "step-000000006"
+    if damage == "truncate":
+        file = last / "state.safetensors"
+        file.write_bytes(file.read_bytes()[:-9])
+    elif damage == "garbage":
+        (last / "state.json").write_text("{")
+    else:
+        numbers = json.loads((last / "state.json").read_text())
+        (last / "state.json").write_text(json.dumps({**numbers, "seed": 99}))
+    with pytest.warns(UserWarning, match="step-000000006"):
+        resumed = fit(toy(), data(), plan(save_every=2, keep=5), folder=tmp_path, resume=True)
+    assert same_weights(resumed.method, fit(toy(), data(), PLAN).method)
+
+
+def test_a_folder_that_holds_another_run_is_refused(tmp_path):
+    fit(toy(), data(), PLAN, folder=tmp_path, until=1)
+    with pytest.raises(UserError, match="holds another run"):
+        fit(toy(), data(), PLAN, folder=tmp_path)
+    with pytest.warns(UserWarning, match="options"), pytest.raises(UserError, match="belongs to this run"):
+        fit(toy(critic_steps=3), data(), PLAN, folder=tmp_path, resume=True)
+
+
+def test_missing_columns_and_unknown_turns_are_named_before_anything_is_written(tmp_path):
+    with pytest.raises(UserError, match="needs 'image' in every row; did you mean 'images'"):
+        fit(toy(), {"images": torch.zeros(4, WIDTH)}, PLAN, folder=tmp_path / "run")
+    with pytest.raises(UserError, match="unknown turns"):
+        fit(toy(), data(), plan(turns={"studnt": {"lr": 1.0}}), folder=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+CHILD = """
+import sys, torch
+sys.path.insert(0, {root!r})
+from tests.core.toys import data, toy
+from redistill.core import Plan, fit
+plan = Plan(steps=100000, batch_size=10, lr=1e-3, device="cpu", save_every=7, log_every=1)
+fit(toy(), data(), plan, folder={folder!r}, resume=True, observers=[lambda now, row, method: print(now.step, flush=True)])
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_run_loses_nothing_that_was_checkpointed(how, tmp_path):
+    folder = tmp_path / "run"
+    code = CHILD.format(root=str(Path(__file__).parents[2]), folder=str(folder))
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    for line in child.stdout:
+        if int(line) >= 20:
+            break
+    child.send_signal(how)
+    reached = max([20, *(int(line) for line in child.stdout if line.strip().isdigit())])
+    child.wait(timeout=30)
+    steps = sorted(int(p.name[5:]) for p in (folder / "checkpoints").glob("step-*"))
+    assert steps[-1] == reached + 1 if how == signal.SIGTERM else steps[-1] >= 14
+    target = steps[-1] + 2
+    long = Plan(steps=100000, batch_size=10, lr=1e-3, device="cpu", save_every=7, log_every=1)
+    resumed = fit(toy(), data(), long, folder=folder, resume=True, until=target)
+    assert same_weights(resumed.method, fit(toy(), data(), long, until=target).method)
+
+
+def test_every_row_comes_once_an_epoch_and_a_turn_may_reuse_the_batch():
+    seen = []
+
+    class Watch(type(toy())):  # type: ignore[misc]
+        def loss(self, turn, batch, now):
+            seen.append((now.step, turn, now.epoch, batch["index"].tolist()))
+            return super().loss(turn, batch, now)
+
+    method = Watch(net(0), net(1), net(2), critic_steps=1).double()
+    fit(method, data(), Plan(epochs=2, batch_size=10, device="cpu"))
+    critic = [rows for _, turn, epoch, rows in seen if turn == "critic" and epoch == 0]
+    assert sorted(i for rows in critic for i in rows) == list(range(ROWS))
+    assert [len(rows) for rows in critic] == [10, 10, 10, 7]
+    student = [rows for _, turn, epoch, rows in seen if turn == "student" and epoch == 0]
+    assert student == critic
+
+
+def test_loader_processes_give_the_same_batches():
+    alone = fit(toy(), data(), PLAN)
+    helped = fit(toy(), data(), plan(workers=2))
+    assert same_weights(alone.method, helped.method)
+
+
+def test_bfloat16_autocast_trains_and_keeps_float32_weights():
+    method = toy().float()
+    fitted = fit(method, {"image": data()["image"].float()}, plan(precision="bf16"))
+    assert all(p.dtype == torch.float32 for p in fitted.student.parameters())
+
+
+def test_time_of_a_run_is_reported():
+    begin = time.perf_counter()
+    fitted = fit(toy(), data(), PLAN)
+    assert 0 < fitted.seconds <= time.perf_counter() - begin
