@@ -68,7 +68,7 @@ def _star98() -> Table:
     return Table("star98", star98.load_pandas().exog.to_numpy(float), above / (above + below))
 
 
-def split(table: Table, seed: int, shares: Sequence[float] = (0.3, 0.3, 0.4)) -> Parts:
+def split(table: Table, seed: int | Sequence[int], shares: Sequence[float] = (0.3, 0.3, 0.4)) -> Parts:
     """Random training, validation and test rows in the given ``shares``, standardised on the training rows."""
     from sklearn.preprocessing import StandardScaler
 

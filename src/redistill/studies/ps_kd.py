@@ -1,11 +1,12 @@
 """Does a network's own past, one epoch back, make it better calibrated and more robust to wrong labels?
 
-Three regimes: MNIST with 30 % wrong training labels, MNIST with few clean ones, the group of an emoji. One two-layer
+Three regimes: MNIST with 30 % wrong training labels, MNIST with few clean ones, the subgroup of an emoji. One two-layer
 network, equal epochs; the arms differ in the target alone.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,25 +32,30 @@ MEASURES = {
 }  # fmt: skip
 
 
-def emoji_groups() -> Images:
-    """All emoji of four artists at 16x16 pixels; the class is the Unicode group."""
+def digits(seed: int, rows: int, wrong: float) -> tuple[Images, Images]:
+    """Training digits with a share of wrong labels, and 2,500 test digits."""
+    train, test, _ = mnist.load().split(rows, 2500, seed=seed)
+    return Images(train.image, corrupt(train.label, wrong, 10, seed), 10), test
+
+
+def emoji_subgroups(seed: int, classes: int = 20, share: float = 0.6) -> tuple[Images, Images]:
+    """The largest Unicode subgroups at 16x16 pixels, in training and test emoji: no emoji is in both, by any artist."""
     found = emoji.load("all", 32)
-    groups = sorted(set(found.column("group")))
-    label = np.array([groups.index(g) for g in found.column("group")])
-    small = torch.nn.functional.avg_pool2d(found.image, 2).add(1).div(2)
-    return Images(small.numpy(), label, len(groups))
+    names = [name for name, _ in Counter(found.column("subgroup")).most_common(classes)]
+    found = found.take([row for row, name in enumerate(found.column("subgroup")) if name in names])
+    label = np.array([names.index(name) for name in found.column("subgroup")])
+    images = Images(torch.nn.functional.avg_pool2d(found.image, 2).numpy(), label, classes)
+    codes, code = np.unique(found.column("code"), return_inverse=True)
+    chosen = (np.random.default_rng(seed).permutation(len(codes)) < share * len(codes))[code]
+    return images.take(np.flatnonzero(chosen)), images.take(np.flatnonzero(~chosen))
 
 
 def cell(arm: str, seed: int, budget: Mapping[str, Any]) -> Outcome:
     """One arm in the three regimes; metrics on test rows with right labels."""
     found = {}
     for regime, wrong in REGIMES.items():
-        images = emoji_groups() if regime == "emoji" else mnist.load()
-        train, test = images.take(np.random.default_rng(seed).permutation(len(images))[:5000]).split(
-            budget["rows"][regime], seed=seed
-        )
-        label = corrupt(train.label, wrong, train.classes, seed)
-        probabilities = _train(arm, Images(train.image, label, train.classes), test.image, seed, budget["epochs"])
+        train, test = emoji_subgroups(seed) if regime == "emoji" else digits(seed, budget["rows"][regime], wrong)
+        probabilities = _train(arm, train, test.image, seed, budget["epochs"])
         found |= {f"{regime}_{name}": measure(probabilities, test.label) for name, measure in MEASURES.items()}
     return Outcome(found)
 
@@ -94,10 +100,11 @@ def draw(results: Results, folder: Path) -> None:
 PAPER = "CIFAR-100, PreAct-ResNet-18, baseline -> label smoothing -> PS-KD: "
 STUDY = Study(
     slug="ps_kd",
-    question="Do targets refined by the network's own past predictions calibrate it, and protect it from wrong labels?",
+    question="Do targets from the network's own past predictions calibrate it, and protect it from wrong labels?",
     arms={
         "ce": "cross-entropy", "early": "cross-entropy, a third of the epochs", "smoothing": "label smoothing 0.1",
-        "fixed": "past predictions with constant weight 0.8", "previous": "last epoch's network as teacher, progressive",
+        "fixed": "past predictions with constant weight 0.8",
+        "previous": "last epoch's network as teacher, progressive",
         "ps_kd": "PS-KD, alpha up to 0.8",
     },
     claims=(
@@ -107,7 +114,10 @@ STUDY = Study(
               paper=PAPER + "ECE 11.84 -> 10.79 -> 1.77"),
         Claim("calibration with clean labels, against label smoothing", "clean_ece", "ps_kd", "smoothing", "lower",
               0.02, paper=PAPER + "ECE 11.84 -> 10.79 -> 1.77"),
-        Claim("calibration on emoji, against cross-entropy", "emoji_ece", "ps_kd", "ce", "lower", 0.02),
+        Claim("calibration on emoji, against cross-entropy", "emoji_ece", "ps_kd", "ce", "lower", 0.02,
+              paper=PAPER + "ECE 11.84 -> 10.79 -> 1.77"),
+        Claim("ranking of confidence on emoji (AURC), against label smoothing", "emoji_aurc", "ps_kd", "smoothing",
+              "lower", 0.005, paper="CIFAR-100, DenseNet-121, same order: AURC 52.2 -> 91.1 -> 45.6"),
         Claim("accuracy with wrong labels, against cross-entropy", "noisy_accuracy", "ps_kd", "ce", "higher", 0.01,
               paper=PAPER + "error 24.18 -> 20.94 -> 20.82"),
         Claim("accuracy with wrong labels, against label smoothing", "noisy_accuracy", "ps_kd", "smoothing", "higher",
@@ -122,15 +132,18 @@ STUDY = Study(
               "lower", 0.01),
     ),
     cell=cell,
-    budget={"epochs": 30, "rows": {"noisy": 2000, "clean": 1000, "emoji": 3000}},
-    smoke={"epochs": 3, "rows": {"noisy": 300, "clean": 300, "emoji": 300}},
+    budget={"epochs": 30, "rows": {"noisy": 2000, "clean": 1000}},
+    smoke={"epochs": 3, "rows": {"noisy": 300, "clean": 300}},
     draw=draw,
     sources=("redistill.supervised.targets",),
     notes=(
         "Chosen on seeds 101 and 102: Adam at a constant rate, under which cross-entropy is over-confident as in the "
         "paper. With SGD and a falling rate it is under-confident on wrong labels; PS-KD then still gains accuracy and "
         "ranking (78.4 -> 82.0 %, AURC 76 -> 55), but its calibration error is larger (8.7 -> 16.5 %).",
-        "With 30 % wrong labels, stopping cross-entropy after a third of the epochs is the most accurate arm of all and "
-        "the worst calibrated one.",
+        "With 30 % wrong labels, stopping cross-entropy after a third of the epochs is the most accurate arm and the "
+        "worst calibrated one; a constant weight of 0.8 is second in both.",
+        "The gain on emoji depends on how far cross-entropy over-fits (seeds 101 to 103): SGD 0.03 with weight decay "
+        "gives ECE 17 -> 10 % and accuracy 66.8 -> 68.3 %, a small convolutional network under SGD 0.05 9 -> 3 % "
+        "and 62.5 -> 67.4 %; the latter costs two minutes a seed.",
     ),
 )  # fmt: skip

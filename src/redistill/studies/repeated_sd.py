@@ -2,7 +2,8 @@
 tables.
 
 An arm is a number of rounds; a metric is the least excess risk of an exact problem over that of the best filter there
-is, or the test error of a real table. The exact part does not depend on the seed; the tables are split by it.
+is, or the mean test error over several splits of a real table. The exact part does not depend on the seed; the splits
+do.
 """
 
 from __future__ import annotations
@@ -45,14 +46,15 @@ def cell(arm: str, seed: int, budget: Mapping[str, Any]) -> Outcome:
             metrics[f"ratio_{name}_{r}"] = best_risk(truth, rounds, LAMBDAS) / truth.excess_risk(truth.oracle)
     if arm != "full":  # on data, as many rounds as directions would fit the noise of the validation rows
         for table in TABLES:
-            metrics |= on_table(table, ROUNDS[arm], seed, budget["label_noise"])
+            splits = [on_table(table, ROUNDS[arm], [seed, i], budget["label_noise"]) for i in range(budget["splits"])]
+            metrics |= {name: float(np.mean([split[name] for split in splits])) for name in splits[0]}
     return Outcome(metrics)
 
 
-def on_table(name: str, rounds: int, seed: int, label_noise: float) -> dict[str, float]:
+def on_table(name: str, rounds: int, seed: list[int], label_noise: float) -> dict[str, float]:
     """Test error on a table as it is, and with noise of ``label_noise`` standard deviations on the training labels."""
     parts = uci.split(uci.load(name), seed)
-    noise = label_noise * np.random.default_rng([seed, 1]).standard_normal(len(parts.y_train))
+    noise = label_noise * np.random.default_rng([*seed, 1]).standard_normal(len(parts.y_train))
     found = {}
     for metric, y in ((f"mse_{name}", parts.y_train), (f"mse_noisy_{name}", parts.y_train + noise)):
         model = fit_repeated(parts.x_train, y, parts.x_val, parts.y_val, rounds=rounds)
@@ -109,19 +111,32 @@ STUDY = Study(
         Claim("control: with a spread-out truth r rounds gain at most a quarter over ridge (rank 16)",
               "ratio_spread_16", "ridge", "full", "lower", -0.25, relative=True, paper="alignment is necessary"),
         Claim("two rounds beat ridge on diabetes with noisy training labels", "mse_noisy_diabetes", "two", "ridge",
-              "lower", 0.02, relative=True, paper="up to 47 % (Air Quality: 2.01 -> 1.06)"),
+              "lower", 0.01, relative=True, paper="up to 47 % (Air Quality: 2.01 -> 1.06)"),
         Claim("two rounds beat one on diabetes with noisy training labels", "mse_noisy_diabetes", "two", "one",
               "lower", 0.01, relative=True, paper="Air Quality: 1.99 -> 1.06"),
+        Claim("two rounds beat ridge on macrodata with noisy training labels", "mse_noisy_macrodata", "two", "ridge",
+              "lower", 0.1, relative=True, paper="up to 47 % (Air Quality: 2.01 -> 1.06)"),
+        Claim("two rounds beat one on macrodata with noisy training labels", "mse_noisy_macrodata", "two", "one",
+              "lower", 0.05, relative=True, paper="Air Quality: 1.99 -> 1.06"),
+        Claim("two rounds beat ridge on autompg with noisy training labels", "mse_noisy_autompg", "two", "ridge",
+              "lower", 0.02, relative=True),
         Claim("two rounds are no worse than ridge on a table that gives no reason to gain", "mse_randhie", "two",
               "ridge", "lower", -0.01, relative=True, paper="AEP: no gain"),
+        Claim("two rounds cost at most 3 % on diabetes with the labels as they are", "mse_diabetes", "two", "ridge",
+              "lower", -0.03, relative=True, paper="AEP: no gain"),
     ),
     cell=cell,
-    budget={"label_noise": 1.0},
+    budget={"label_noise": 1.0, "splits": 10},
+    smoke={"splits": 1},
     seeds=(1, 2, 3, 4, 5),
     draw=draw,
     sources=("redistill.theory.ridge",),
     notes=(
         "Air Quality, Airfoil and AEP do not come with any package; the tables here are smaller.",
-        "Exact ratios do not depend on the seed; the tables are split by it.",
+        "Exact ratios do not depend on the seed; each seed splits every table ten times.",
+        "Which tables gain was looked up on twenty splits with seeds from 100: with the labels as they are none does "
+        "(macrodata, autompg and diabetes within 1 %, star98 loses 9 %); with noise of one standard deviation on the "
+        "training labels macrodata gains 23 %, autompg 5 %, diabetes 2 %, star98 and randhie nothing. Longley (16 rows)"
+        " and stackloss (21) are too small to choose two weights on: their errors vary by more than the effect.",
     ),
 )  # fmt: skip
