@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from redistill.core import Loss, Method, Plan, Progress, UserError, fit
+from redistill.core import Loss, Method, Plan, Progress, UserError, describe, fit
+from redistill.core.build import build
 from redistill.core.followers import same_weights
 from redistill.methods.supervised.ps_kd import PreviousNetwork, PsKd
 from redistill.models.nets import mlp
@@ -137,3 +138,13 @@ def test_wrong_input_is_refused(options, data, part):
     method = PsKd(net(), **{"rows": ROWS, "classes": CLASSES, **options})
     with pytest.raises(UserError, match=part):
         fit(method, data, plan(batch_size=ROWS))
+
+
+def test_recipe_and_constructor_are_one():
+    given = {"rows": ROWS, "classes": CLASSES, "rectifier": {"name": "label_smoothing", "smoothing": 0.2}}
+    method = build(PsKd, given, net())
+    assert describe(method) == given and method.rectifier.smoothing == 0.2
+    with pytest.raises(UserError, match="did you mean 'progressive'"):
+        build(PsKd, {**given, "rectifier": "progresive"}, net())
+    with pytest.raises(UserError, match="'rows'"):
+        build(PsKd, {"classes": CLASSES}, net())
