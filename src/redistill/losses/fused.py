@@ -63,7 +63,7 @@ def fused_divergence(
     how: Literal["token_mean", "sum"] = "token_mean",
     chunk: int | None = None,
 ) -> Tensor:
-    """``reduce(divergence(student logits, teacher logits), mask, weight, how)`` from hidden states [..., H]: one number.
+    """``reduce(divergence(student logits, teacher logits), mask, weight, how)`` from hidden states [..., H], a scalar.
 
     - ``divergence`` (default :class:`ForwardKL`) takes the whole vocabulary: no ``top_k``, no ``clip``.
     - ``mask`` and ``weight`` are [...]; ``chunk`` is the number of tokens at a time (default: by memory).
@@ -180,7 +180,7 @@ class _Kernel:
             yield part, self._slopes(z, z_teacher), z
 
     def _slopes(self, z: Tensor, z_teacher: Tensor) -> Tensor:
-        """The values [c]; overwrites ``z`` [c, V] by its slopes, a few rows at a time so that all passes hit the cache."""
+        """The values [c]; ``z`` [c, V] becomes its slopes, a few rows at a time so that all passes hit the cache."""
         step = max(1, _BLOCK // z.shape[-1]) if z.device.type == "cpu" else len(z)
         caps = self.softcap, self.teacher_head.softcap
         values = []
