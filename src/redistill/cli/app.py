@@ -17,12 +17,7 @@ from redistill.core.errors import UserError
 COMMANDS: dict[str, tuple[str, str]] = {
     "list": ("redistill.cli.listing:list_", "Every system of the catalogue, filtered by the five questions."),
     "show": ("redistill.cli.listing:show", "One system: idea, answers, equation, when to use it, evidence."),
-    "init": ("redistill.cli.init:init", "Write a starter recipe for a system."),
-    "run": ("redistill.cli.run:run", "Distil your own model as a recipe says."),
     "reproduce": ("redistill.cli.reproduce:reproduce", "The paper's own comparison at laptop scale, with verdicts."),
-    "compare": ("redistill.cli.compare:compare", "Several systems side by side, from their evidence."),
-    "report": ("redistill.cli.report:report", "One static HTML folder of evidence or of a run."),
-    "doctor": ("redistill.cli.doctor:doctor", "What this machine has and which extras are missing."),
     "demo": ("redistill.cli.demo:demo", "Distil the shipped faces teacher into a one-step student."),
     "cite": ("redistill.cli.listing:cite", "The BibTeX of the papers behind these systems."),
 }
