@@ -212,8 +212,9 @@ class _GradientInForward(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, kernel: _Kernel, rows: int, record: bool
     ) -> Tensor:
+        start = torch.empty_like if len(hidden) else torch.zeros_like  # the first chunk writes, the others add
         into = [
-            torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32)) if record and needed else None
+            start(x, dtype=torch.promote_types(x.dtype, torch.float32)) if record and needed else None
             for x, needed in zip((hidden, weight, bias), ctx.needs_input_grad)
             if x is not None
         ]
@@ -240,17 +241,17 @@ def _accumulate(
 ) -> None:
     """Adds a chunk to the gradients of hidden states [n, H], weight [V, H] and bias [V] that are wanted."""
     of_hidden, of_weight, of_bias = [*into, None][:3]
-    product = slope.to(hidden.dtype)
+    product, kept = slope.to(hidden.dtype), float(part.start > 0)
     if of_hidden is not None:
         of_hidden[part] = (product @ weight).to(of_hidden.dtype).mul_(share[:, None])
     if of_bias is not None:
-        of_bias.addmv_(slope.t(), share)
+        of_bias.addmv_(slope.t(), share, beta=kept)
     if of_weight is not None:
         shared = (hidden * share[:, None]).to(hidden.dtype)
         if product.dtype == of_weight.dtype:
-            of_weight.addmm_(product.t(), shared)
-        else:
-            of_weight.add_(product.t() @ shared)  # half precision: sums over chunks in float32
+            of_weight.addmm_(product.t(), shared, beta=kept)
+        else:  # half precision: sums over chunks in float32
+            (of_weight.add_ if kept else of_weight.copy_)(product.t() @ shared)
 
 
 # ------------------------------------------------------------------------------------------------------------ details
