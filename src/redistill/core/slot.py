@@ -34,6 +34,9 @@ class Slot(Configured):
     In a recipe a plug-in is its word (``divergence: reverse_kl``) or a table (``{name: jsd, beta: 0.3}``).
     """
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in describe(self).items())})"
+
     @classmethod
     def choices(cls) -> dict[str, type[Slot]]:
         """Word -> class, for every concrete subclass that has been imported."""
