@@ -129,7 +129,8 @@ class CopyPolicy:
     @staticmethod
     def _match(context: Context, example: Window, command: str) -> float:
         if context.asks == "plan":
-            return overlap(context.goal, example.goal) if command == example.plan else 0.0
+            theirs = by_analogy(example.plan, example.goal, context.goal)
+            return overlap(context.goal, example.goal) if command == theirs else 0.0
         step = example.steps[example.centre]
         theirs, did = (by_analogy(text, example.goal, context.goal) for text in (step.observation, step.action))
         return overlap(context.observation, theirs) * overlap(command, did)

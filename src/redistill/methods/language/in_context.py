@@ -9,8 +9,9 @@ of the teacher's successful steps,
 is sampled N times, and acts if the samples agree; else the teacher takes this one step. Expected cost of a step:
 N c_S + P(disagree) c_T (arXiv 2512.02543).
 
-Differs from the paper: a student that can only score picks its plan from those of similar goals instead of writing it,
-and the teacher is not shown the student's examples unless ``teacher_examples`` says so: at its price they cost most.
+Differs from the paper: a student that can only score picks its plan from those of similar goals (with its own goal's
+words) instead of writing it, and the teacher sees the student's examples only with ``teacher_examples``: at its price
+they cost most.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from redistill.language.agents import Context, Policy, Reply, Step, Trajectory, 
 from redistill.language.cascade import Gate, SelfConsistency
 from redistill.language.cost import Meter
 from redistill.language.retrieval import Encode, StepIndex
+from redistill.language.scoring import by_analogy
 
 Watch = Callable[[World, Sequence[str], bool], None]
 Act = Callable[[Context, Sequence[float], Meter], tuple[Reply, bool]]
@@ -123,7 +125,8 @@ class InContext(Configured):
         """The context of an episode after the planning call, which is shown the plans of similar goals."""
         examples = tuple(self.index.plans(world.goal, self.k)) if role == "student" else ()
         context = Context(world.goal, examples=examples, instructions=self.instructions, asks="plan", world=world)
-        reply = planner.act(context, list(dict.fromkeys(e.plan for e in examples)), 1, uniforms)
+        plans = [by_analogy(e.plan, e.goal, world.goal) for e in examples]  # what a student that only scores picks from
+        reply = planner.act(context, list(dict.fromkeys(plans)), 1, uniforms)
         meter.add(role, reply.usage)
         whole = role == "student" and self.retrieval == "episode"
         shown = self.index.episodes(world.goal, reply.actions[0], self.k) if whole else []
