@@ -74,7 +74,7 @@ class CommandScorer:
         targets = pad_sequence([torch.tensor(r) for r in rows], batch_first=True).to(device)  # [C, T]
         real = (torch.arange(targets.shape[1]) < lengths[:, None]).to(device)
         inputs = torch.cat([targets.new_full((len(rows), 1), last), targets[:, :-1]], 1)
-        cache = copy.deepcopy(self.cache)
+        cache = copy.deepcopy(self.cache) if self.ids else self.lm.new_cache()
         if self.ids:
             cache.batch_repeat_interleave(len(rows))
         before = torch.ones(len(rows), len(self.ids), dtype=torch.long, device=device)
