@@ -1,7 +1,7 @@
 """Pre-train the model of the ``lm`` bed (about a quarter of an hour on one thread) and write it as a transformers
 folder.
 
-    python scripts/train_lm.py [--steps 2000] [--out src/redistill/beds/weights/lm]
+    python scripts/train_lm.py [--steps 3000] [--out src/redistill/beds/weights/lm]
 
 Three kinds of sequence: a known operator plainly; a known operator with its solution shown in a foreign layout; an
 operator with a nonsense name and a *random* solution shown, which can only be read off. A tenth of the symbols that
@@ -15,12 +15,14 @@ import argparse
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
 from redistill.beds import lm
+from redistill.models.transformers import CausalLm
 
 CORRUPT = 0.1
 
@@ -41,7 +43,7 @@ def layout(rng: np.random.Generator, answer: str) -> str:
 
 
 def texts(rng: np.random.Generator, count: int, shown: bool) -> list[tuple[str, str]]:
-    """Pairs (prompt, answer); with ``shown``, half of the operators are nonsense."""
+    """Pairs (prompt, answer); with ``shown``, six operators in ten are nonsense."""
     known = list(lm.KNOWN)
     nonsense = iter(names(rng, count))
     pairs = []
@@ -74,52 +76,58 @@ def corrupt(rng: np.random.Generator, ids: torch.Tensor, target: torch.Tensor, f
     return torch.where(hit, noise, ids)
 
 
+def optimiser(net: torch.nn.Module, lr: float, steps: int) -> tuple[torch.optim.Optimizer, Any]:
+    """AdamW with decay on matrices only, warm-up and cosine."""
+    groups = [
+        {"params": [p for p in net.parameters() if p.ndim > 1], "weight_decay": 0.05},
+        {"params": [p for p in net.parameters() if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98))
+
+    def factor(step: int) -> float:
+        return min(1.0, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def loss_of(model: CausalLm, rng: np.random.Generator, count: int, shown: bool) -> torch.Tensor:
+    """Cross-entropy on the answers of ``count`` fresh rows of one form."""
+    index = model.tokenizer.get_vocab()
+    ids, mask, target = encode(index, texts(rng, count, shown))
+    keep = torch.zeros_like(mask, dtype=torch.bool)
+    keep[:, :-1] = target[:, 1:] >= 0
+    logits = model(corrupt(rng, ids, target, index["a"]), mask, keep=keep)
+    return F.cross_entropy(logits, target[target >= 0])
+
+
+def train(model: CausalLm, steps: int, count: int, lr: float) -> None:
+    """``steps`` of AdamW on rows of both forms."""
+    rng, start = np.random.default_rng(0), time.perf_counter()
+    optimizer, schedule = optimiser(model, lr, steps)
+    for step in range(steps):
+        plain, shown = (loss_of(model, rng, count, form) for form in (False, True))
+        (plain + shown).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+        if step % 100 == 0 or step == steps - 1:
+            seconds = time.perf_counter() - start
+            print(f"step {step:5d}  plain {plain.item():.4f}  shown {shown.item():.4f}  {seconds:6.0f} s", flush=True)
+
+
 def main() -> None:
-    """Train, report, save."""
+    """Train and save in half precision."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch", type=int, default=64, help="rows of each of the two forms")
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--out", type=Path, default=lm.FOLDER)
     args = parser.parse_args()
-    from transformers import LlamaForCausalLM
-
-    torch.manual_seed(0)
-    rng = np.random.default_rng(0)
-    tokenizer = lm.tokenizer()
-    index = tokenizer.get_vocab()
-    net = LlamaForCausalLM(lm.architecture(len(index)))
-    decayed = [p for p in net.parameters() if p.ndim > 1]
-    plain = [p for p in net.parameters() if p.ndim < 2]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}],
-        lr=args.lr,
-        betas=(0.9, 0.98),
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda s: min(1.0, (s + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * s / args.steps)))
-    )
-    start = time.perf_counter()
-    for step in range(args.steps):
-        losses = {}
-        for form, shown in (("plain", False), ("shown", True)):
-            ids, mask, target = encode(index, texts(rng, args.batch, shown))
-            inputs = corrupt(rng, ids, target, index["a"])
-            positions = (mask.cumsum(1) - 1).clamp(min=0)
-            hidden = net.model(input_ids=inputs, attention_mask=mask, position_ids=positions).last_hidden_state
-            keep = target[:, 1:] >= 0
-            logits = net.lm_head(hidden[:, :-1][keep])
-            losses[form] = F.cross_entropy(logits, target[:, 1:][keep])
-        sum(losses.values()).backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
-        if step % 100 == 0 or step == args.steps - 1:
-            shown_losses = " ".join(f"{k} {v.item():.4f}" for k, v in losses.items())
-            print(f"step {step:5d}  {shown_losses}  {time.perf_counter() - start:6.0f} s", flush=True)
-    net.half().save_pretrained(args.out)
-    tokenizer.save_pretrained(args.out)
+    model = lm.blank().train()
+    train(model, args.steps, args.batch, args.lr)
+    model.net.half()
+    model.save(args.out)
 
 
 if __name__ == "__main__":

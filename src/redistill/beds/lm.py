@@ -1,10 +1,15 @@
 """The tiny language model bed: symbol manipulation, a model that can read a demonstration, three operators it never
 met.
 
-A question is an operator's name and a string, ``RVbdfa``; the model answers in its own layout, the bare symbols
-``afdb``. Six operators are known from pre-training, each plain and in the form "a solved instance, then your turn":
-``RVbdfa!(a,f,d,b)``, where the solution stands in somebody else's layout. :data:`NEW` holds three operators whose
-names occur nowhere in pre-training. The weights that ship were made by ``scripts/train_lm.py``.
+A question is an operator's name and a string, ``JNbdfa``; the model answers in its own layout, the bare symbols.
+An operator moves the symbols to other places and changes each one: six rules of place times four of change, of which
+twenty pairs are known from pre-training, under names of two letters that say nothing. Each is known plainly and in the
+form "a solved instance, then your turn": ``JNbdfa!(a,f,d,b)``, where the solution stands in somebody else's layout.
+Three pairs are new (:data:`NEW`): their names occur nowhere in pre-training, the letters of the names and both rules
+do.
+
+The weights that ship were made by ``scripts/train_lm.py``. With a demonstration before it the model solves all new
+operators, without one none.
 """
 
 from __future__ import annotations
@@ -30,8 +35,13 @@ TEMPLATE = "{% for m in messages %}{{ m['content'] }}{% endfor %}{% if add_gener
 Rule = Callable[[np.ndarray], np.ndarray]
 
 
+def stay(x: np.ndarray) -> np.ndarray:
+    """Nothing changes; like all rules here on symbol numbers [..., n]."""
+    return x
+
+
 def reverse(x: np.ndarray) -> np.ndarray:
-    """``abcd -> dcba``; like all rules here on symbol numbers [..., n]."""
+    """``abcd -> dcba``."""
     return x[..., ::-1]
 
 
@@ -40,14 +50,24 @@ def order(x: np.ndarray) -> np.ndarray:
     return np.sort(x, axis=-1)
 
 
-def rotate(x: np.ndarray) -> np.ndarray:
+def left(x: np.ndarray) -> np.ndarray:
     """``abcd -> bcda``."""
     return np.roll(x, -1, axis=-1)
+
+
+def right(x: np.ndarray) -> np.ndarray:
+    """``abcd -> dabc``."""
+    return np.roll(x, 1, axis=-1)
 
 
 def up(x: np.ndarray) -> np.ndarray:
     """The next symbol each, cyclic: ``abcl -> bcda``."""
     return (x + 1) % len(SYMBOLS)
+
+
+def down(x: np.ndarray) -> np.ndarray:
+    """The symbol before each, cyclic: ``abcd -> labc``."""
+    return (x - 1) % len(SYMBOLS)
 
 
 def mirror(x: np.ndarray) -> np.ndarray:
@@ -71,8 +91,19 @@ def chain(*rules: Rule) -> Rule:
     return composed
 
 
-KNOWN: dict[str, Rule] = {"RV": reverse, "ST": order, "RL": rotate, "UP": up, "MR": mirror, "EN": ends}
-NEW: dict[str, Rule] = {"QA": chain(reverse, up), "WB": chain(rotate, mirror), "XC": chain(ends, up)}
+PLACES: dict[str, Rule] = {"stay": stay, "reverse": reverse, "left": left, "right": right, "ends": ends, "order": order}
+CHANGES: dict[str, Rule] = {"stay": stay, "up": up, "down": down, "mirror": mirror}
+_NAMES = "OJ JN MB PG BE HL JD IM DK LB KM AH KD PE LF CD AF ME DO EH"
+UNSEEN = (("reverse", "up"), ("left", "mirror"), ("ends", "down"))
+
+
+def _known() -> dict[str, Rule]:
+    pairs = [(p, c) for p in PLACES for c in CHANGES if (p, c) not in (("stay", "stay"), *UNSEEN)]
+    return {name: chain(PLACES[p], CHANGES[c]) for name, (p, c) in zip(_NAMES.split(), pairs)}
+
+
+KNOWN: dict[str, Rule] = _known()
+NEW: dict[str, Rule] = {n: chain(PLACES[p], CHANGES[c]) for n, (p, c) in zip(("GC", "IN", "PO"), UNSEEN)}
 
 
 @dataclass(frozen=True)

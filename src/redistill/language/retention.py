@@ -10,7 +10,7 @@ from torch import Tensor
 from redistill.language.contexts import Message, completion_scores, encode_conversations
 from redistill.language.rollouts import answer_texts, evaluating, sample
 from redistill.losses.divergences import ForwardKL
-from redistill.models.transformers import CausalLm
+from redistill.models.transformers import AdapterOff, CausalLm
 
 
 def exact_match(
@@ -28,7 +28,12 @@ def exact_match(
 
 @torch.no_grad()
 def kl_to_base(
-    lm: CausalLm, base: CausalLm, conversations: Sequence[Sequence[Message]], max_new_tokens: int, *, seed: int = 0
+    lm: CausalLm,
+    base: CausalLm | AdapterOff,
+    conversations: Sequence[Sequence[Message]],
+    max_new_tokens: int,
+    *,
+    seed: int = 0,
 ) -> float:
     """KL(model || base) in nats per token, on the model's own completions of ``conversations`` (sampled at temperature
     1).
