@@ -89,6 +89,8 @@ def agree(
 def test_equals_the_plain_form(divergence: Divergence, bias: bool, caps: Caps) -> None:
     mask = torch.tensor([1, 0, 1, 1, 0, 1, 1]).bool()
     agree(problem(bias=bias, caps=caps), divergence, mask=mask)
+    hot = type(divergence)(**divergence.arguments, temperature=1.7, teacher_temperature=0.8)
+    agree(problem(bias=bias, caps=caps), hot, mask=mask)
 
 
 @pytest.mark.parametrize("divergence", SMOOTH, ids=name)
