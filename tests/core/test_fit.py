@@ -172,7 +172,8 @@ sys.path.insert(0, {root!r})
 from tests.core.toys import data, toy
 from redistill.core import Plan, fit
 plan = Plan(steps=100000, batch_size=10, lr=1e-3, device="cpu", save_every=7, log_every=1)
-fit(toy(), data(), plan, folder={folder!r}, resume=True, observers=[lambda now, row, method: print(now.step, flush=True)])
+watch = lambda now, row, method: print(now.step, flush=True)
+fit(toy(), data(), plan, folder={folder!r}, resume=True, observers=[watch])
 """
 
 

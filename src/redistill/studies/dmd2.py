@@ -29,7 +29,7 @@ from redistill.studies.faces_demo import distil
 
 MIXTURE, POINTS = ring(8), 4000
 LEVELS = {"sigma_min": 0.03, "sigma_max": 10.0}
-LR = {"student": 1e-3, "critic": 3e-4}
+LR = {"student": 1e-3, "critic": 1.4e-4}
 GAN = {"gan_student": 0.1, "gan_critic": 0.1}
 
 RING: dict[str, dict[str, Any]] = {
