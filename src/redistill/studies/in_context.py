@@ -216,9 +216,9 @@ STUDY = Study(
         "room counts while the item has not been seen.",
         "Every one of the N samples is charged for the whole prompt (no discount for shared or cached prompts), so "
         "the cascade's relative cost is an upper bound.",
-        "SmolLM2 plays 3 of the 20 games: on one core it reads about 170 tokens a second. A "
-        "pilot at temperature 0.5 (seed 101, 4 games, before plans were rewritten by analogy) gave success 0 alone, 0 with "
-        "examples, 1 with the cascade, at a teacher's share of 0.82 without examples and 0.68 with them.",
+        "SmolLM2 plays 3 of the 20 games: on one core it reads about 170 tokens a second. A pilot at temperature 0.5 "
+        "(seed 101, 4 games, before plans were rewritten by analogy) gave success 0 alone, 0 with examples, 1 with the "
+        "cascade, at a teacher's share of 0.82 without examples and 0.68 with them.",
         "The arms and claims of SmolLM2 were once taken out for want of time, after one game on seed 101 had shown "
         "none of them; they were put back unchanged before seeds 1 to 3 were run.",
     ),
