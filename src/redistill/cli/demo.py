@@ -16,6 +16,7 @@ img{{image-rendering:pixelated}}</style>
 <h1>One step instead of {steps}: faces distilled by DMD2</h1><p>{seconds:.0f} s of training, seed {seed}.</p>
 <table>{rows}</table><p>Speed-up per image: {speed_up:.1f} times.</p>
 <h2>Teacher, {steps} steps</h2><img src="teacher.png"><h2>Student, 1 step, the same noise</h2><img src="student.png">
+<h2>The exported student, sampled once by plain diffusers</h2><img src="plain_diffusers.png">
 """
 COLUMNS = ("steps", "frechet", "precision", "recall", "obeyed", "seconds_per_image")
 
@@ -52,12 +53,12 @@ def _print(found: dict[str, Any]) -> None:
 
 
 def _write(found: dict[str, Any], out: Path, seed: int) -> None:
-    from redistill.studies.faces_demo import picture
+    from redistill.studies.faces_demo import export, picture
 
     out.mkdir(parents=True, exist_ok=True)
     for name in ("teacher", "student"):
         picture(found[f"{name}_grid"]).save(out / f"{name}.png")
-    found["net"].net.save_pretrained(out / "student")  # a diffusers UNet2DModel
+    _sample_plainly(export(found["net"], out / "student"), out / "plain_diffusers.png")
     numbers = {k: found[k] for k in ("teacher", "student", "seconds", "speed_up", "history")}
     (out / "numbers.json").write_text(json.dumps(numbers, indent=1) + "\n")
     head = "<tr><th></th>" + "".join(f"<th>{c}</th>" for c in COLUMNS) + "</tr>"
@@ -67,6 +68,19 @@ def _write(found: dict[str, Any], out: Path, seed: int) -> None:
     ]
     page = PAGE.format(rows=head + "".join(rows), seed=seed, **found["teacher"], **_top(found))
     (out / "index.html").write_text(page)
+
+
+def _sample_plainly(folder: Path, picture: Path) -> None:
+    """Load the exported student as any user of diffusers would, and draw one face of each artist in one step."""
+    from diffusers import DiffusionPipeline
+
+    pipeline = DiffusionPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    images = pipeline(batch_size=3, class_labels=[0, 1, 2], num_inference_steps=1).images
+    page = images[0].resize((3 * images[0].width, images[0].height))
+    for k, image in enumerate(images):
+        page.paste(image, (k * image.width, 0))
+    page.save(picture)
 
 
 def _top(found: dict[str, Any]) -> dict[str, float]:
