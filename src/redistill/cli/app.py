@@ -19,6 +19,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "show": ("redistill.cli.listing:show", "One system: idea, answers, equation, when to use it, evidence."),
     "reproduce": ("redistill.cli.reproduce:reproduce", "The paper's own comparison at laptop scale, with verdicts."),
     "demo": ("redistill.cli.demo:demo", "Distil the shipped faces teacher into a one-step student."),
+    "init": ("redistill.cli.run:init", "Write a starter recipe for a system."),
+    "run": ("redistill.cli.run:run", "Distil your own model as a recipe says."),
     "cite": ("redistill.cli.listing:cite", "The BibTeX of the papers behind these systems."),
 }
 # newer typer carries its own copy of click, so click.UsageError may be another class

@@ -299,7 +299,6 @@ class Engine:
         there = checkpoint.steps(self.folder / "checkpoints")
         if there and not resume:
             raise UserError(f"{self.folder} holds another run; resume it or choose another folder", place="folder")
-        self.folder.mkdir(parents=True, exist_ok=True)
         found = checkpoint.latest(self.folder / "checkpoints", self.identity(), warnings.warn)
         if there and found is None:
             raise UserError(f"no checkpoint in {self.folder} belongs to this run", place="folder")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 from redistill.core.method import Method
 from redistill.core.progress import Progress
@@ -24,18 +24,24 @@ class JsonLines:
     """Appends every row to ``log.jsonl``; a resumed run drops the rows after its checkpoint first."""
 
     def __init__(self, file: Path, step: int) -> None:
-        kept = []
-        if file.exists():
-            kept = [line for line in file.read_text().splitlines() if json.loads(line)["step"] <= step]
-        file.write_text("".join(line + "\n" for line in kept))
-        self.stream = file.open("a", buffering=1)
+        self.file, self.step = file, step
+        self.stream: TextIO | None = None  # opened by the first row: a refused run leaves nothing
 
     def __call__(self, now: Progress, row: Row, method: Method) -> None:
+        self.stream = self.stream or self._open()
         self.stream.write(json.dumps(row) + "\n")
+
+    def _open(self) -> TextIO:
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        lines = self.file.read_text().splitlines() if self.file.exists() else []
+        kept = [line for line in lines if json.loads(line)["step"] <= self.step]
+        self.file.write_text("".join(line + "\n" for line in kept))
+        return self.file.open("a", buffering=1)
 
     def close(self) -> None:
         """Close the file."""
-        self.stream.close()
+        if self.stream:
+            self.stream.close()
 
 
 class Display:

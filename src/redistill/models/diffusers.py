@@ -109,7 +109,7 @@ def _network(folder: Path) -> Any:
     cls = getattr(_diffusers(), word, None)
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
         raise UserError(f"{word!r} is no network of diffusers", place=f"{folder}/config.json")
-    return cls.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+    return cls.from_pretrained(folder, use_safetensors=True, local_files_only=True)  # type: ignore[attr-defined]
 
 
 def _configuration(scheduler: str | Path | Mapping[str, Any] | None, folder: Path) -> Mapping[str, Any]:

@@ -1,0 +1,145 @@
+"""From the words of a recipe to networks and rows, and from a student back to what plain libraries load."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+from pathlib import Path
+from typing import Any
+
+from redistill.cli.recipe import DataSpec, ModelSpec
+from redistill.core.errors import UserError, need, unknown
+
+
+def load_models(specs: dict[str, ModelSpec]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Role -> network, and role -> what is needed to write a student of its kind back."""
+    models: dict[str, Any] = {}
+    sources: dict[str, Any] = {}
+    for role, spec in sorted(specs.items(), key=lambda item: item[1].kind == "copy"):
+        place = f"models.{role}"
+        if spec.kind == "copy":
+            if spec.path not in models:
+                raise unknown("role to copy", spec.path, models, place=f"{place}.path")
+            models[role], sources[role] = copy.deepcopy(models[spec.path]), sources[spec.path]
+        else:
+            models[role], sources[role] = _LOADERS[spec.kind](spec, place)
+    return models, sources
+
+
+def _causal_lm(spec: ModelSpec, place: str) -> tuple[Any, Any]:
+    from redistill.models.transformers import load_causal_lm
+
+    return _call(load_causal_lm, spec, place), None
+
+
+def _classifier(spec: ModelSpec, place: str) -> tuple[Any, Any]:
+    from redistill.models.transformers import load_classifier
+
+    return _call(load_classifier, spec, place), None
+
+
+def _diffusers(spec: ModelSpec, place: str) -> tuple[Any, Any]:
+    from redistill.diffusion.doors import load_denoiser
+
+    return _call(load_denoiser, spec, place)
+
+
+def _timm(spec: ModelSpec, place: str) -> tuple[Any, Any]:
+    try:
+        import timm
+    except ImportError as error:
+        raise need("timm", "timm") from error
+    return _weights(_call(timm.create_model, spec, place), spec, place), None
+
+
+def _torch(spec: ModelSpec, place: str) -> tuple[Any, Any]:
+    module, colon, name = spec.path.partition(":")
+    if not colon:
+        raise UserError(f"{spec.path!r} is no factory; write module:function", place=f"{place}.path")
+    try:
+        factory = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"cannot import {spec.path!r} ({error})", place=f"{place}.path") from error
+    try:
+        net = factory(**spec.options)
+    except TypeError as error:
+        raise UserError(f"{spec.path} does not take these options ({error})", place=f"{place}.options") from error
+    return _weights(net, spec, place), None
+
+
+_LOADERS = {"causal_lm": _causal_lm, "classifier": _classifier, "diffusers": _diffusers, "timm": _timm, "torch": _torch}
+
+
+def _call(loader: Any, spec: ModelSpec, place: str) -> Any:
+    try:
+        return loader(spec.path, **spec.options)
+    except UserError as mistake:
+        raise UserError(str(mistake), place=place) from mistake
+    except TypeError as error:
+        raise UserError(str(error), place=f"{place}.options") from error
+
+
+def _weights(net: Any, spec: ModelSpec, place: str) -> Any:
+    if spec.weights is None:
+        return net
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        net.load_state_dict(load_file(spec.weights))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        said = str(error).splitlines()[0]
+        raise UserError(f"{spec.weights} does not fit the network ({said})", place=f"{place}.weights") from error
+    return net
+
+
+def load_rows(spec: DataSpec, models: dict[str, Any]) -> Any:
+    """The rows of a recipe. Questions with demonstrations become token columns of the student's tokenizer."""
+    from redistill import data
+
+    if spec.kind == "none":
+        return None
+    readers = {"images": data.ImageFolder, "table": data.read_table, "disk": data.from_disk, "jsonl": data.read_jsonl}
+    try:
+        rows = readers[spec.kind](spec.path, **spec.options)
+    except TypeError as error:
+        raise UserError(str(error), place="data.options") from error
+    if isinstance(rows, dict):
+        for wanted, name in spec.columns.items():
+            if name not in rows:
+                raise unknown("column", name, rows, place=f"data.columns.{wanted}")
+            rows[wanted] = rows.pop(name)
+    elif spec.columns:
+        rows = data.Renamed(rows, spec.columns)
+    return _tokens(rows, models) if spec.kind == "jsonl" else rows
+
+
+def _tokens(rows: Any, models: dict[str, Any]) -> Any:
+    tokenizer = getattr(models.get("student"), "tokenizer", None)
+    if tokenizer is None:
+        raise UserError("JSON lines of text need a student of kind causal_lm", place="data.kind")
+    from redistill.language.contexts import asked, shown, two_contexts
+
+    for number, row in enumerate(rows[i] for i in range(len(rows))):
+        for key in ("prompt", "demonstration"):
+            if not isinstance(row.get(key), str):
+                raise UserError(f"row {number} has no text {key!r}; has {sorted(row)}", place="data")
+    pairs = [(rows[i]["prompt"], rows[i]["demonstration"]) for i in range(len(rows))]
+    return two_contexts(tokenizer, [asked(p) for p, _ in pairs], [shown(p, d) for p, d in pairs])
+
+
+def save_student(student: Any, source: Any, folder: Path, steps: int) -> str:
+    """Write a student as its own library stores it; returns how to load it."""
+    if source is not None:
+        from redistill.diffusion.doors import save_student as save_pipeline
+
+        save_pipeline(student, source, folder, steps=steps)
+        return f"a diffusers folder; {folder / 'README.md'} says how to sample"
+    if hasattr(student, "save"):
+        student.save(folder)
+        return f"a transformers folder: from_pretrained({str(folder)!r})"
+    from safetensors.torch import save_model
+
+    folder.mkdir(parents=True, exist_ok=True)
+    save_model(student, str(folder / "model.safetensors"))
+    return f"weights for load_state_dict: {folder / 'model.safetensors'}"

@@ -1,0 +1,96 @@
+"""A recipe: which method, on which models and data, with which budget. Checked whole before anything heavy is
+loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from redistill.core.errors import UserError, unknown
+
+
+class ModelSpec(BaseModel):
+    """Where a network comes from."""
+
+    model_config = ConfigDict(extra="forbid")
+    kind: Literal["causal_lm", "classifier", "diffusers", "timm", "torch", "copy"] = Field(
+        description="causal_lm, classifier: transformers folders; torch: a factory; copy: of another role"
+    )
+    path: str = Field("", description="folder, file, name (timm), module:factory (torch) or role (copy)")
+    options: dict[str, Any] = {}
+    weights: Path | None = Field(None, description="safetensors with the weights of a torch or timm network")
+
+
+class DataSpec(BaseModel):
+    """Where rows come from."""
+
+    model_config = ConfigDict(extra="forbid")
+    kind: Literal["images", "table", "jsonl", "disk", "none"]
+    path: str = ""
+    columns: dict[str, str] = Field({}, description="the method's name of a column: its name in the data")
+    options: dict[str, Any] = {}
+
+
+class Recipe(BaseModel):
+    """The whole file."""
+
+    model_config = ConfigDict(extra="forbid")
+    method: str
+    models: dict[str, ModelSpec]
+    options: dict[str, Any] = {}
+    data: DataSpec
+    plan: dict[str, Any]
+    out: Path
+
+
+def read(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in ``path`` with ``key.key=value`` overrides. Raises :class:`UserError` with the place of a
+    mistake."""
+    from redistill.core.build import validated
+
+    if not path.is_file():
+        raise UserError(f"no such file: {path}; redistill init SLUG writes one", place="recipe")
+    try:
+        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise UserError(f"not YAML ({getattr(error, 'problem', error)})", place=where) from error
+    if not isinstance(given, dict):
+        raise UserError("a recipe is a table of keys: method, models, data, plan, out", place=str(path))
+    for override in overrides:
+        _override(given, override)
+    for table, spec in (("models", ModelSpec), ("data", DataSpec)):
+        _check_tables(given.get(table), table, spec, path)
+    return validated(Recipe, given, place=str(path))
+
+
+def _check_tables(given: Any, name: str, spec: type[BaseModel], path: Path) -> None:
+    """Nested tables first, so that a mistyped key is named with its nearest valid word."""
+    from redistill.core.build import validated
+
+    parts = given.items() if name == "models" and isinstance(given, dict) else [("", given)]
+    for key, value in parts:
+        if isinstance(value, dict):
+            validated(spec, value, place=f"{path}: {name}{'.' * bool(key)}{key}")
+
+
+def _override(given: dict[str, Any], text: str) -> None:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UserError(f"{text!r} is no override; write key=value, as in plan.lr=0.001", place="run")
+    *tables, last = key.split(".")
+    if not tables and last not in Recipe.model_fields:
+        raise unknown("key", last, Recipe.model_fields, place=key)
+    for name in tables:
+        given = given.setdefault(name, {})
+        if not isinstance(given, dict):
+            raise UserError(f"{name!r} holds a value, not a table", place=key)
+    try:
+        given[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UserError(f"{value!r} is not a value ({getattr(error, 'problem', error)})", place=key) from error

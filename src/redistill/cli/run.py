@@ -1,0 +1,94 @@
+"""``redistill run``: distil the user's own model as a recipe says. ``redistill init``: a starter recipe."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from redistill.core.errors import UserError, unknown
+
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="overrides, as plan.lr=0.001")]
+
+
+def run(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="a YAML file; redistill init writes one")],
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option(help="Continue from the last checkpoint to the same bits.")] = False,
+) -> None:
+    """Distil your own model: read, check everything, train, export for the plain library."""
+    from redistill.cli import doors
+    from redistill.cli.recipe import read
+
+    wanted = read(recipe, overrides or [])
+    cls = method_class(wanted.method)
+    from redistill.core import Plan, fit
+    from redistill.core.build import build, validated
+
+    roles = check_roles(cls, wanted.models)
+    plan = validated(Plan, wanted.plan, place=f"{recipe}: plan")
+    if (wanted.out / "checkpoints").exists() and not resume:
+        raise UserError(f"{wanted.out} holds another run; give --resume or another out", place="out")
+    models, sources = doors.load_models(wanted.models)
+    rows = doors.load_rows(wanted.data, models)
+    options = {**_from_data(cls, rows), **wanted.options}
+    method = build(cls, options, *[models.get(role) for role in roles], place="options")
+    done = fit(method, rows, plan, folder=wanted.out, resume=resume, show=True)
+    how = doors.save_student(done.student, sources["student"], wanted.out / "student", options.get("steps", 1))
+    typer.echo(f"student after {done.history[-1]['step']} steps: {how}")
+
+
+def method_class(slug: str) -> Any:
+    """The method of a system that trains. Raises :class:`UserError` for others, and says what to do instead."""
+    from redistill.catalog import entry, load
+
+    found = entry(slug)
+    if found.status != "built":
+        raise UserError(f"{slug!r} is planned, not built yet; redistill list --status built", place="method")
+    if found.kind != "training":
+        raise UserError(f"{slug!r} has no training loop ({found.kind}); use {found.class_} from Python", place="method")
+    return load(found.class_)
+
+
+def check_roles(cls: Any, given: dict[str, Any]) -> list[str]:
+    """The positional parameters of a method are its roles; every one without a default must be given."""
+    parameters = [p for p in inspect.signature(cls.__init__).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    roles = {p.name: p for p in parameters[1:]}
+    for name in given:
+        if name not in roles:
+            raise unknown("role", name, roles, place=f"models.{name}")
+    for name, parameter in roles.items():
+        if parameter.default is parameter.empty and name not in given:
+            raise UserError(f"{cls.__name__} needs a {name}", place="models")
+    return list(roles)
+
+
+def _from_data(cls: Any, rows: Any) -> dict[str, Any]:
+    """Options that only count the data (``rows``, ``classes``) need not be written."""
+    from redistill.core.slot import options
+
+    known, found = options(cls), {}
+    if "rows" in known:
+        found["rows"] = len(next(iter(rows.values()))) if isinstance(rows, dict) else len(rows)
+    if "classes" in known and hasattr(rows, "classes"):
+        found["classes"] = len(rows.classes)
+    return found
+
+
+def init(
+    slug: Annotated[str, typer.Argument(metavar="SLUG", help="a system that trains")],
+    out: Annotated[Path | None, typer.Option(help="file to write; SLUG.yaml if left out")] = None,
+) -> None:
+    """Write a starter recipe for a system."""
+    from importlib.resources import files
+
+    method_class(slug)
+    target = out or Path(f"{slug}.yaml")
+    if target.exists():
+        raise UserError(f"{target} exists; choose another --out", place="init")
+    if not target.parent.is_dir():
+        raise UserError(f"no such folder: {target.parent}", place="--out")
+    target.write_text(files("redistill").joinpath(f"recipes/{slug}.yaml").read_text())
+    typer.echo(f"wrote {target}; edit it, then: redistill run {target}")

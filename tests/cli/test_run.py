@@ -1,0 +1,233 @@
+"""Recipes: three methods on models and files made here, and every mistake as one line with its place and remedy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from redistill.cli.app import run as command
+from redistill.core.errors import UserError
+
+NET = "redistill.models.nets:mlp"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """A working folder with a table, a folder of images, JSON lines, a diffusers folder's worth of mistakes."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    np.savez("rows.npz", image=rng.random((24, 1, 4, 4), dtype=np.float32), label=np.arange(24) % 3)
+    (tmp_path / "broken.csv").write_text("a,b\n1,2\n3\n")
+    (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "hello"}\n')
+    (tmp_path / "broken.jsonl").write_text('{"prompt": "hello"}\nnot json\n')
+    (tmp_path / "list.jsonl").write_text("[1, 2]\n")
+    (tmp_path / "text.txt").write_text("words")
+    (tmp_path / "nothing").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        Image.new("RGB", (6, 5), "red").save(tmp_path / "images" / name / "x.png")
+    (tmp_path / "fakes" / "a").mkdir(parents=True)
+    (tmp_path / "fakes" / "a" / "x.png").write_text("no image")
+    return tmp_path
+
+
+def recipe(folder: Path, **changes) -> Path:
+    given = {
+        "method": "ps_kd",
+        "models": {"student": {"kind": "torch", "path": NET, "options": {"inputs": 16, "outputs": 3, "hidden": [8]}}},
+        "options": {"classes": 3, "rectifier": {"name": "progressive", "alpha": 0.5}},
+        "data": {"kind": "table", "path": "rows.npz"},
+        "plan": {"steps": 3, "batch_size": 8, "device": "cpu"},
+        "out": "out",
+    }
+    file = folder / "recipe.yaml"
+    file.write_text(yaml.safe_dump({k: v for k, v in {**given, **changes}.items() if v is not None}))
+    return file
+
+
+def test_a_recipe_trains_saves_and_resumes(folder):
+    from safetensors.torch import load_file
+
+    from redistill.models.nets import mlp
+
+    file = str(recipe(folder))
+    assert command(["run", file, "plan.steps=4", "options.rectifier.alpha=0.2"]) == 0
+    mlp(16, 3, [8]).load_state_dict(load_file("out/student/model.safetensors"))
+    with pytest.raises(UserError, match="holds another run"):
+        command(["run", file])
+    assert command(["run", file, "plan.steps=4", "options.rectifier.alpha=0.2", "--resume"]) == 0
+
+
+def test_a_folder_of_images_gives_rows_and_classes(folder):
+    models = {"student": {"kind": "torch", "path": NET, "options": {"inputs": 48, "outputs": 2}}}
+    data = {"kind": "images", "path": "images", "options": {"size": 4}}
+    assert command(["run", str(recipe(folder, models=models, data=data, options={}))]) == 0
+
+
+def test_dmd2_from_a_diffusers_folder_to_a_pipeline(folder):
+    from diffusers import DDIMPipeline, DDIMScheduler, DiffusionPipeline, UNet2DModel
+
+    torch.manual_seed(0)
+    net = UNet2DModel(
+        sample_size=8, block_out_channels=(8, 8), norm_num_groups=4, layers_per_block=1,
+        down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"),
+    )  # fmt: skip
+    DDIMPipeline(net, DDIMScheduler()).save_pretrained("teacher")
+    models = {"teacher": {"kind": "diffusers", "path": "teacher"}, "student": {"kind": "copy", "path": "teacher"}}
+    data = {"kind": "images", "path": "images", "options": {"size": 8}}
+    plan = {"steps": 1, "batch_size": 2, "device": "cpu"}
+    options = {"steps": 1, "critic_turns": 1, "shape": [3, 8, 8]}
+    file = recipe(folder, method="dmd2", models=models, data=data, plan=plan, options=options)
+    assert command(["run", str(file)]) == 0
+    assert DiffusionPipeline.from_pretrained("out/student").unet.config.sample_size == 8
+
+
+def test_sdft_from_json_lines_to_a_transformers_folder(folder):
+    from transformers import AutoModelForCausalLM
+
+    from redistill.beds import lm
+
+    lm.load().save("model")
+    rows = [{"prompt": "RVabcd", "demonstration": "<d/c/b/a>"}, {"prompt": "RVbcda", "demonstration": "<a/d/c/b>"}]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    file = recipe(
+        folder, method="sdft", models={"student": {"kind": "causal_lm", "path": "model"}},
+        options={"max_new_tokens": 6, "skip_tokens": 0, "divergence": "reverse_kl"},
+        data={"kind": "jsonl", "path": "rows.jsonl"}, plan={"steps": 1, "batch_size": 2, "device": "cpu"},
+    )  # fmt: skip
+    assert command(["run", str(file)]) == 0
+    AutoModelForCausalLM.from_pretrained("out/student")
+
+
+@pytest.mark.parametrize("slug", ["ps_kd", "dmd2", "sdft"])
+def test_starter_recipes_are_valid(slug, folder):
+    from redistill.cli.recipe import read
+    from redistill.cli.run import check_roles, method_class
+    from redistill.core import Plan
+
+    assert command(["init", slug]) == 0
+    written = read(folder / f"{slug}.yaml")
+    check_roles(method_class(slug), written.models)
+    Plan(**written.plan)
+    with pytest.raises(UserError, match="exists"):
+        command(["init", slug])
+
+
+STUDENT = {"kind": "torch", "path": NET, "options": {"inputs": 16, "outputs": 3}}
+MISTAKES: list[tuple[dict, list[str], str]] = [
+    ({"method": "ps_kdd"}, [], "did you mean 'ps_kd'"),
+    ({"method": "sla"}, [], "planned, not built"),
+    ({"method": "repeated_sd"}, [], "no training loop"),
+    ({"method": None}, [], "method"),
+    ({"method": 3}, [], "method"),
+    ({"modles": {}}, [], "did you mean 'models'"),
+    ({"out": None}, [], "out"),
+    ({"plan": None}, [], "plan"),
+    ({"plan": {"steps": 1, "lrr": 1}}, [], "plan.lrr: unknown key 'lrr'; did you mean 'lr'"),
+    ({"plan": {"steps": "many"}}, [], "plan.steps"),
+    ({"plan": {"steps": 0}}, [], "plan.steps"),
+    ({"plan": {"steps": 1, "lr": -1}}, [], "plan.lr"),
+    ({"plan": {"steps": 1, "epochs": 1}}, [], "either steps or epochs"),
+    ({"plan": {}}, [], "either steps or epochs"),
+    ({"plan": {"steps": 1, "optimizer": "adamx"}}, [], "did you mean 'adam"),
+    ({"plan": {"steps": 1, "schedule": "cosin"}}, [], "did you mean 'cosine'"),
+    ({"plan": {"steps": 1, "precision": "fp16"}}, [], "bf16"),
+    ({"plan": {"steps": 1, "batch_size": 0}}, [], "plan.batch_size"),
+    ({"plan": {"steps": 1, "accumulate": 0}}, [], "plan.accumulate"),
+    ({"plan": {"steps": 1, "keep": 0}}, [], "plan.keep"),
+    ({"plan": {"steps": 1, "momentum": 1.5}}, [], "plan.momentum"),
+    ({"plan": {"steps": 1, "clip": 0}}, [], "plan.clip"),
+    ({"plan": {"steps": 1, "device": "cuda"}}, [], "write cpu or auto"),
+    ({"plan": {"steps": 1, "device": "cpu", "parallel": "shard"}}, [], "needs several processes"),
+    ({"plan": {"steps": 1, "device": "cpu", "turns": {"studnt": {"lr": 1}}}}, [], "plan.turns"),
+    ({"plan": {"steps": 1, "trackers": ["tensorbord"]}}, [], "plan.trackers"),
+    ({"models": {}}, [], "needs a student"),
+    ({"models": {"teacher": STUDENT, "student": STUDENT}}, [], "models.teacher: unknown role"),
+    ({"models": {"studnet": STUDENT}}, [], "did you mean 'student'"),
+    ({"models": {"student": {"kind": "troch", "path": NET}}}, [], "did you mean 'torch'"),
+    ({"models": {"student": {"kind": "torch", "pth": NET}}}, [], "did you mean 'path'"),
+    ({"models": {"student": {"kind": "torch", "path": "nowhere:net"}}}, [], "cannot import"),
+    ({"models": {"student": {"kind": "torch", "path": "redistill.models.nets:mpl"}}}, [], "cannot import"),
+    ({"models": {"student": {"kind": "torch", "path": "mlp"}}}, [], "module:function"),
+    ({"models": {"student": {"kind": "torch", "path": NET, "options": {"input": 1}}}}, [], "models.student.options"),
+    ({"models": {"student": {**STUDENT, "weights": "gone.safetensors"}}}, [], "models.student.weights"),
+    ({"models": {"student": {**STUDENT, "weights": "text.txt"}}}, [], "models.student.weights"),
+    ({"models": {"student": {"kind": "copy", "path": "teacher"}}}, [], "role to copy"),
+    ({"models": {"student": {"kind": "causal_lm", "path": "gone"}}}, [], "models.student"),
+    ({"models": {"student": {"kind": "causal_lm", "path": "nothing"}}}, [], "models.student"),
+    ({"models": {"student": {"kind": "diffusers", "path": "gone"}}}, [], "models.student"),
+    ({"models": {"student": {"kind": "diffusers", "path": "nothing"}}}, [], "models.student"),
+    ({"models": {"student": {**STUDENT, "options": {"inputs": 16, "outputs": 4}}}}, [], "not 3 logits"),
+    ({"options": {"classes": 3, "rectifer": "progressive"}}, [], "did you mean 'rectifier'"),
+    ({"options": {"classes": 3, "rectifier": "progresive"}}, [], "did you mean 'progressive'"),
+    ({"options": {"classes": 3, "rectifier": {"name": "fixed", "alfa": 1}}}, [], "did you mean 'alpha'"),
+    ({"options": {"classes": 3, "rectifier": {"name": "fixed", "alpha": 2.0}}}, [], "0 to 1"),
+    ({"options": {"classes": 3, "rectifier": {"name": "fixed", "alpha": "x"}}}, [], "rectifier.alpha"),
+    ({"options": {"classes": "three"}}, [], "options.classes"),
+    ({"options": {}}, [], "needs a value for 'classes'"),
+    ({"options": {"classes": 2}}, [], "set classes to fit"),
+    ({"data": {"kind": "tabel", "path": "rows.npz"}}, [], "did you mean 'table'"),
+    ({"data": {"kind": "table", "file": "rows.npz"}}, [], "data"),
+    ({"data": {"kind": "table", "path": "gone.npz"}}, [], "no such file"),
+    ({"data": {"kind": "table", "path": "text.txt"}}, [], "give .csv or .npz"),
+    ({"data": {"kind": "table", "path": "broken.csv"}}, [], "broken.csv:3"),
+    ({"data": {"kind": "table", "path": "empty.csv"}}, [], "no rows"),
+    ({"data": {"kind": "table", "path": "rows.npz", "columns": {"label": "lable"}}}, [], "did you mean 'label'"),
+    ({"data": {"kind": "table", "path": "rows.npz", "columns": {"target": "label"}}}, [], "needs 'label'"),
+    ({"data": {"kind": "images", "path": "gone"}}, [], "no such folder"),
+    ({"data": {"kind": "images", "path": "nothing"}}, [], "no images"),
+    ({"data": {"kind": "images", "path": "fakes"}}, [], "cannot read"),
+    ({"data": {"kind": "images", "path": "images", "options": {"sise": 4}}}, [], "data.options"),
+    ({"data": {"kind": "disk", "path": "gone"}}, [], "no such folder"),
+    ({"data": {"kind": "disk", "path": "nothing"}}, [], "save_to_disk"),
+    ({"data": {"kind": "jsonl", "path": "rows.jsonl"}}, [], "causal_lm"),
+    ({"data": {"kind": "jsonl", "path": "broken.jsonl"}}, [], "broken.jsonl:2"),
+    ({"data": {"kind": "jsonl", "path": "list.jsonl"}}, [], "list.jsonl:1"),
+    ({}, ["plan.steps"], "no override"),
+    ({}, ["plna.steps=1"], "did you mean 'plan'"),
+    ({}, ["methd=ps_kd"], "did you mean 'method'"),
+    ({}, ["method.x=1"], "not a table"),
+    ({}, ["plan.lr=[1"], "plan.lr"),
+]
+
+
+@pytest.mark.parametrize(("changes", "overrides", "said"), MISTAKES, ids=range(len(MISTAKES)))
+def test_a_mistake_is_one_line_and_nothing_is_written(changes, overrides, said, folder):
+    file = recipe(folder, **changes)
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(UserError) as caught:
+        command(["run", str(file), *overrides])
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "gone.yaml"], "no such file"), (["run"], "RECIPE"), (["init", "sla"], "planned"),
+        (["init", "ps_kd", "--out", "gone/x.yaml"], "no such folder"), (["init", "repeated_sd"], "no training loop"),
+        (["reproduce"], "--all"), (["reproduce", "nope_kd"], "unknown"), (["reproduce", "sla"], "planned"),
+        (["reproduce", "ps_kd", "--seeds", "1,x"], "whole numbers"), 
+        (["reproduce", "ps_kd", "--seeds", "1,1"], "twice"),
+        (["reproduce", "ps_kd", "--jobs", "0"], "jobs"), (["run", "recipe.yaml", "--resum"], "resum"),
+        (["demo", "--out", "images"], "another run"), (["reprodce"], "reproduce"),
+    ],
+)  # fmt: skip
+def test_mistaken_commands(arguments, said, folder):
+    recipe(folder)
+    with pytest.raises(UserError, match=said):
+        command(arguments)
+
+
+@pytest.mark.parametrize(("text", "said"), [("a: [1", "not YAML"), ("- 1", "table of keys"), ("", "table of keys")])
+def test_files_that_are_no_recipes(text, said, folder):
+    (folder / "bad.yaml").write_text(text)
+    with pytest.raises(UserError, match=said):
+        command(["run", "bad.yaml"])
