@@ -75,16 +75,15 @@ def _reporter(console: Console) -> Any:
 
 def show_record(console: Console, record: dict[str, Any]) -> None:
     """The verdicts of one study as a table."""
+    from redistill.core import evidence
+
     table = Table(title=f"{record['slug']}: {record['question']}", title_justify="left", box=None, pad_edge=False)
     for name in ("verdict", "claim", "arm", "against", "effect"):
         table.add_column(name, overflow="fold")
     colours = {"holds": "green", "not shown": "yellow", "contradicted": "red"}
     for claim in record["claims"]:
         verdict = f"[{colours[claim['verdict']]}]{claim['verdict']}[/]"
-        unit = " %" if claim["relative"] else ""
-        scale = 100 if claim["relative"] else 1
-        effect = f"{scale * claim['effect']:.3g} ± {scale * claim['effect_sd']:.2g}{unit}"
         ours, other = f"{claim['mean']:.4g}", f"{claim['against_mean']:.4g}" if claim["against"] else "-"
-        table.add_row(verdict, claim["name"], ours, other, effect)
+        table.add_row(verdict, claim["name"], ours, other, evidence.effect(claim))
     console.print(table)
     console.print(f"[dim]{len(record['seeds'])} seeds, {record['seconds']} s of computing[/dim]")

@@ -189,7 +189,7 @@ def _record(study: Study, results: Results, budget: Budget, smoke: bool, seconds
         "seconds": round(seconds_of_cells, 1), "wall_seconds": round(seconds, 1), "arms": dict(study.arms),
         "table": _table(study, results), "budget": dict(budget), "smoke": smoke, "notes": list(study.notes),
         "command": f"redistill reproduce {study.slug} --seeds " + ",".join(map(str, results.seeds)),
-        "modules": modules, "digest": evidence.digest(modules), "versions": versions(),
+        "texts": _texts(results), "modules": modules, "digest": evidence.digest(modules), "versions": versions(),
     }  # fmt: skip
 
 
@@ -199,6 +199,12 @@ def _table(study: Study, results: Results) -> dict[str, dict[str, list[float]]]:
         arm: {m: [float(v) for v in results.values(arm, m)] for m in results.cells[arm, results.seeds[0]].metrics}
         for arm in study.arms
     }
+
+
+def _texts(results: Results) -> dict[str, str]:
+    """What the cells of the first seed wrote down, for the report."""
+    first = results.seeds[0]
+    return {f"{arm}: {k}": v for (arm, seed), o in results.cells.items() if seed == first for k, v in o.text.items()}
 
 
 def _write(study: Study, record: dict[str, Any], results: Results, target: Path) -> None:
