@@ -12,7 +12,7 @@ from redistill.core import Plan, fit
 from tests.core.toys import data, toy
 
 
-def main(parallel: str, folder: Path, until: int) -> None:
+def main(parallel: str, until: int, folder: Path) -> None:
     plan = Plan(
         steps=8, batch_size=10, lr=1e-2, schedule="cosine", warmup=2, clip=1.0, device="cpu", log_every=2,
         parallel=parallel, accumulate=2,
@@ -26,4 +26,4 @@ def main(parallel: str, folder: Path, until: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))

@@ -4,7 +4,6 @@ interruption."""
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from torch import nn
 
 from redistill.core import Diverged, Loss, Method, Plan, UserError, fit
 from redistill.core.followers import same_weights
+from tests.core.processes import in_two_processes
 from tests.core.toys import ROWS, WIDTH, data, net, toy
 
 PLAN = Plan(steps=8, batch_size=10, lr=1e-2, schedule="cosine", warmup=2, clip=1.0, device="cpu", log_every=2)
@@ -50,32 +50,14 @@ def test_accumulation_equals_one_big_batch(parts):
 @pytest.mark.parametrize("parallel", ["replicate", "shard"])
 def test_two_processes_equal_one(parallel, tmp_path):
     one = fit(toy(), data(), PLAN).method
-    for got in _in_two_processes(parallel, tmp_path):
+    for got in in_two_processes("tests.core.rank", tmp_path, parallel, "8"):
         assert max(float((got[k] - v).abs().max()) for k, v in one.state_dict().items()) < 1e-9
 
 
 def test_a_sharded_run_continues_in_one_process(tmp_path):
-    _in_two_processes("shard", tmp_path, until=3)
+    in_two_processes("tests.core.rank", tmp_path, "shard", "3")
     resumed = fit(toy(), data(), PLAN, folder=tmp_path / "run", resume=True)
     assert distance(resumed.method, fit(toy(), data(), PLAN).method) < 1e-9
-
-
-def _in_two_processes(parallel: str, folder: Path, until: int = 8) -> list[dict[str, torch.Tensor]]:
-    port = str(20000 + os.getpid() % 20000 + (7 if parallel == "shard" else 0) + until)
-    script = Path(__file__).with_name("rank.py")
-    processes = []
-    for rank in range(2):
-        env = {**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
-               "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1",
-               "PYTHONPATH": str(Path(__file__).parents[2])}  # fmt: skip
-        arguments = [sys.executable, str(script), parallel, str(folder), str(until)]
-        processes.append(
-            subprocess.Popen(arguments, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        )
-    for process in processes:
-        output, _ = process.communicate(timeout=120)
-        assert process.returncode == 0, output[-3000:]
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
 
 
 class Leak(Method):
@@ -169,6 +151,7 @@ def test_missing_columns_and_unknown_turns_are_named_before_anything_is_written(
 CHILD = """
 import sys, torch
 sys.path.insert(0, {root!r})
+from tests.core.processes import in_two_processes
 from tests.core.toys import data, toy
 from redistill.core import Plan, fit
 plan = Plan(steps=100000, batch_size=10, lr=1e-3, device="cpu", save_every=7, log_every=1)

@@ -41,9 +41,17 @@ class Denoiser(Configured, nn.Module):
         if kind not in self.path.kinds:
             raise unknown("prediction kind", kind, self.path.kinds, place=f"Denoiser on {type(self.path).__name__}")
 
-    def forward(self, x_t: Tensor, t: Tensor, condition: Condition = None) -> Tensor:
-        """The denoised sample E[x0 | x_t], [B, ...], in float32 or finer; ``t`` is [B] or a scalar."""
-        return self.path.to_x0(x_t, self.predict(x_t, t, condition), t, self.kind)
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition = None, *, features: bool = False) -> Any:
+        """The denoised sample E[x0 | x_t], [B, ...], in float32 or finer; ``t`` is [B] or a scalar.
+
+        With ``features``, the pair (x0, activations of the bottleneck) of one pass. Both leave through this door, since
+        a sharded network gathers its weights for the backward pass when the gradient of an output arrives.
+        """
+        if not features:
+            return self.path.to_x0(x_t, self.predict(x_t, t, condition), t, self.kind)
+        with tap(self.net, self.bottleneck) as captured:
+            x0 = self.path.to_x0(x_t, self.predict(x_t, t, condition), t, self.kind)
+        return x0, captured[-1]
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition = None) -> Tensor:
         """The raw prediction of the network, of this denoiser's ``kind``, [B, ...]."""
@@ -59,9 +67,7 @@ class Denoiser(Configured, nn.Module):
 
     def features(self, x_t: Tensor, t: Tensor, condition: Condition = None) -> tuple[Tensor, Tensor]:
         """(x0, activations of the bottleneck), both from one pass; the network is left as it was."""
-        with tap(self.net, self.bottleneck) as captured:
-            x0 = self(x_t, t, condition)
-        return x0, captured[-1]
+        return self(x_t, t, condition, features=True)
 
 
 def _call(net: nn.Module, x: Tensor, clock: Tensor, condition: Condition) -> Tensor:

@@ -1,0 +1,54 @@
+"""One small case of every method that trains: how to build it and its rows, in float64. A new method adds one
+function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from redistill.core import Method
+
+Case = Callable[[], tuple[Method, Any]]
+
+
+def _random(*shape: int, seed: int = 3) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def ps_kd() -> tuple[Method, Any]:
+    from redistill.methods.supervised.ps_kd import PsKd
+    from redistill.models.nets import mlp
+
+    torch.manual_seed(0)
+    data = {"image": _random(22, 6), "label": torch.arange(22) % 3}
+    return PsKd(mlp(6, 3, [8]), rows=22, classes=3).double(), data
+
+
+def dmd2() -> tuple[Method, Any]:
+    from redistill.diffusion.denoiser import Denoiser
+    from redistill.diffusion.discriminator import TokenHead
+    from redistill.diffusion.nets import DenoiserMlp
+    from redistill.methods.score.dmd2 import Dmd2
+
+    torch.manual_seed(0)
+    student, teacher = (Denoiser(DenoiserMlp(2, 16), time_scale=1.0) for _ in range(2))
+    method = Dmd2(student, teacher, None, TokenHead(16), steps=2, critic_turns=2, gan_student=0.1, gan_critic=0.1)
+    return method.double(), {"image": _random(22, 2)}
+
+
+def sdft() -> tuple[Method, Any]:
+    from redistill.beds import lm
+    from redistill.language import contexts
+    from redistill.methods.language.sdft import Sdft
+
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    student = lm.blank(0, **small, num_key_value_heads=2, head_dim=8)
+    questions = [f"RV{a}{b}cd" for a in "abcdef" for b in "ghi"]
+    seen = [contexts.asked(q + "!<a/b/c/d>") for q in questions]
+    data = contexts.two_contexts(student.tokenizer, [contexts.asked(q) for q in questions], seen)
+    return Sdft(student, max_new_tokens=5, skip_tokens=1).double(), data
+
+
+CASES: dict[str, Case] = {"ps_kd": ps_kd, "dmd2": dmd2, "sdft": sdft}
