@@ -1,0 +1,79 @@
+"""The size and overlap rules, held by reading the tree."""
+
+from __future__ import annotations
+
+import ast
+import statistics
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1] / "src" / "redistill"
+FILES = sorted(ROOT.rglob("*.py"))
+METHODS = sorted(p for p in (ROOT / "methods").rglob("*.py") if p.name != "__init__.py")
+
+
+def lines(file: Path) -> int:
+    return len(file.read_text().splitlines())
+
+
+def functions(file: Path) -> list[tuple[str, int]]:
+    """Name and length, docstring left out, of every function in a file."""
+    found = []
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            docstring = node.body[0] if ast.get_docstring(node) is not None else None
+            size = node.end_lineno - node.lineno + 1
+            found.append(
+                (f"{file.name}:{node.name}", size - (docstring.end_lineno - docstring.lineno + 1 if docstring else 0))
+            )
+    return found
+
+
+def test_methods_are_short():
+    sizes = {p.stem: lines(p) for p in METHODS}
+    assert max(sizes.values()) <= 200, sizes
+
+
+def test_functions_are_short():
+    sizes = dict(f for file in FILES for f in functions(file))
+    ordered = sorted(sizes.values())
+    assert statistics.median(ordered) <= 12
+    assert ordered[int(0.9 * len(ordered))] <= 40
+    assert max(ordered) <= 80, max(sizes, key=sizes.get)
+
+
+def test_the_driver_and_the_core_stay_small():
+    assert lines(ROOT / "core" / "engine.py") <= 400
+    assert sum(map(lines, (ROOT / "core").glob("*.py"))) <= 2000
+
+
+def depth(node: ast.AST, level: int = 0) -> int:
+    blocks = (ast.If, ast.For, ast.While, ast.With, ast.Try)
+    chained = set(node.orelse) if isinstance(node, ast.If) else set()  # an elif is no deeper
+    return max(
+        [level] + [depth(c, level + (isinstance(c, blocks) and c not in chained)) for c in ast.iter_child_nodes(node)]
+    )
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_nothing_is_nested_deeper_than_four(file):
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.FunctionDef):
+            assert depth(node) <= 4, node.name
+
+
+def code(file: Path) -> set[str]:
+    """Stripped lines longer than eight characters, imports left out."""
+    return {
+        s
+        for line in file.read_text().splitlines()
+        if len(s := line.strip()) > 8 and not s.startswith(("from ", "import "))
+    }
+
+
+@pytest.mark.parametrize(("a", "b"), list(combinations(METHODS, 2)), ids=lambda p: p.stem)
+def test_no_two_methods_share_a_quarter_of_their_lines(a, b):
+    shared = code(a) & code(b)
+    assert len(shared) <= 0.25 * min(len(code(a)), len(code(b))), sorted(shared)
