@@ -158,3 +158,8 @@ def e_aurc(probabilities: Any, labels: Any) -> float:
     """AURC minus the least that a ranking of the same errors can have: 0 when every error ranks below every hit."""
     p, y = _classified(probabilities, labels)
     return aurc(p, y) - _risk_coverage(np.sort((p.argmax(1) != y).astype(np.float64)))
+
+
+def classification(probabilities: Any, labels: Any) -> dict[str, float]:
+    """``accuracy``, ``nll`` and ``ece`` of a classifier together."""
+    return {f.__name__: f(probabilities, labels) for f in (accuracy, nll, ece)}

@@ -1,0 +1,50 @@
+"""Features of any named layers of any network, by hooks that are gone afterwards: the user's model stays as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+from redistill.core.errors import UserError, unknown
+
+
+@contextmanager
+def tapped(network: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """Within the block, every forward pass of ``network`` leaves what ``layers`` put out in the dictionary.
+
+    ``layers``: names as in ``network.named_modules()``. A layer that gives a tuple is read at its first element.
+    Raises :class:`UserError` for a name that is no layer, with the nearest one.
+    """
+    found: dict[str, Tensor] = {}
+    modules = dict(network.named_modules())
+    for name in layers:
+        if name not in modules:
+            raise unknown("layer", name, [m for m in modules if m], place="layers")
+    hooks = [modules[name].register_forward_hook(_keep(found, name)) for name in layers]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _keep(found: dict[str, Tensor], name: str):  # type: ignore[no-untyped-def]
+    def hook(module: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
+        found[name] = output[0] if isinstance(output, tuple) else output
+
+    return hook
+
+
+def features(network: nn.Module, layers: Sequence[str], *inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """The network's output and what each of ``layers`` put out on the way, in the order of ``layers``.
+
+    Raises :class:`UserError` when a layer was not reached.
+    """
+    with tapped(network, layers) as found:
+        output = network(*inputs)
+    for name in layers:
+        if name not in found:
+            raise UserError(f"the forward pass never reached {name!r}", place="layers")
+    return output, [found[name] for name in layers]
