@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ def tapped(network: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tens
             hook.remove()
 
 
-def _keep(found: dict[str, Tensor], name: str):  # type: ignore[no-untyped-def]
+def _keep(found: dict[str, Tensor], name: str) -> Callable[..., None]:
     def hook(module: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
         found[name] = output[0] if isinstance(output, tuple) else output
 

@@ -7,7 +7,7 @@ import torch
 
 from redistill.core import UserError
 from redistill.models.nets import staged_convnet
-from redistill.vision.features import features
+from redistill.models.features import features
 
 
 def test_features_are_what_the_layers_put_out_and_no_hook_remains():
