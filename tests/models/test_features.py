@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from redistill.core import UserError
-from redistill.models.nets import staged_convnet
 from redistill.models.features import features
+from redistill.models.nets import staged_convnet
 
 
 def test_features_are_what_the_layers_put_out_and_no_hook_remains():
