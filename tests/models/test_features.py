@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from redistill.core import UserError
-from redistill.models.features import features
+from redistill.models.features import classifier_layer, features, scores_and_embedding
 from redistill.models.nets import staged_convnet
 
 
@@ -29,3 +29,18 @@ def test_hooks_are_removed_when_the_forward_pass_fails():
     with pytest.raises(RuntimeError):
         features(net, ["stage1"], torch.randn(1, 3, 8, 8))
     assert not any(module._forward_hooks for module in net.modules())
+
+
+def test_the_embedding_is_what_the_last_linear_layer_reads():
+    net, image = staged_convnet(1, 10, (4, 8, 16)).eval(), torch.randn(2, 1, 16, 16)
+    assert classifier_layer(net) == "head"
+    scores, embedding = scores_and_embedding(net, "head", image)
+    torch.testing.assert_close(scores, net.head(embedding))
+    assert embedding.shape == (2, 16) and not net.head._forward_pre_hooks
+
+
+def test_a_network_without_linear_layers_and_a_layer_that_reads_maps_are_refused():
+    with pytest.raises(UserError, match="no linear layer"):
+        classifier_layer(torch.nn.Conv2d(1, 1, 1))
+    with pytest.raises(UserError, match="not one vector a row"):
+        scores_and_embedding(staged_convnet(1, 10), "pool", torch.randn(2, 1, 8, 8))

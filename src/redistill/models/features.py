@@ -48,3 +48,31 @@ def features(network: nn.Module, layers: Sequence[str], *inputs: Tensor) -> tupl
         if name not in found:
             raise UserError(f"the forward pass never reached {name!r}", place="layers")
     return output, [found[name] for name in layers]
+
+
+def classifier_layer(network: nn.Module) -> str:
+    """The name of the last linear layer, which gives the scores of most classifiers.
+
+    Raises :class:`UserError` when there is none.
+    """
+    names = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    if not names:
+        raise UserError("the network has no linear layer; name the layer that gives the scores", place="head")
+    return names[-1]
+
+
+def scores_and_embedding(network: nn.Module, head: str, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """The network's output, and what its layer ``head`` read to give it: [B, N], [B, d].
+
+    Raises :class:`UserError` when the layer was not reached, or reads anything but one vector a row.
+    """
+    read: list[Tensor] = []
+    hook = network.get_submodule(head).register_forward_pre_hook(lambda module, given: read.append(given[0]))
+    try:
+        output = network(*inputs)
+    finally:
+        hook.remove()
+    if len(read) != 1 or read[0].ndim != 2:
+        shapes = [tuple(value.shape) for value in read]
+        raise UserError(f"{head!r} read {shapes}, not one vector a row; name the classifier", place="head")
+    return output, read[0]

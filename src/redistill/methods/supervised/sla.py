@@ -1,0 +1,143 @@
+"""SLA+SD: a classifier is taught, on its own training images, by what its joint head says of all their transformed
+copies.
+
+    L_joint = (1/BM) sum_{b,m} CE(W f(t_m x_b), (y_b, m))
+    s_i(x)  = (1/M) sum_m [W f(t_m x)]_{(i, m)}
+    L = L_joint + CE(U f(x), y) + T^2 KL(softmax(sg[s] / T) || softmax(U f(x) / T))         (Lee, Hwang and Shin 2020)
+
+Roles: student (trained): the backbone f with its own classifier U; joint (trained, dropped at the end): W, a second
+linear layer on what U reads, with a score for every pair of class and transformation. The stop-gradient on s keeps the
+teacher from being pulled to the student. With both weights of U at 0 this is SLA: use :meth:`Sla.aggregate` (SLA+AG)
+or :meth:`Sla.single` (SLA+SI). ``joint_weight=M`` sums over the transformations, for sets as large as ImageNet.
+
+Differs from the paper: U sees the untransformed rows of one pass over all copies, so that batch norm counts all of them
+(the released code does the same). :class:`Invariant` and :class:`TwoTasks` are the paper's rivals, whose losses it
+leaves open.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from redistill.core import Loss, Method, Progress, UserError
+from redistill.core.method import Batch
+from redistill.models.features import classifier_layer, scores_and_embedding
+from redistill.supervised.matches import Kd
+from redistill.vision.transformations import Rotations, Transformations, aggregated_scores, joint_labels
+
+cross_entropy = nn.functional.cross_entropy
+
+
+def _width(student: nn.Module, head: str) -> tuple[int, int]:
+    """How many numbers the student's classifier reads and how many classes it knows."""
+    layer = dict(student.named_modules()).get(head)
+    if not isinstance(layer, nn.Linear):
+        raise UserError(f"{head!r} is no linear layer of the student; name its classifier", place="head")
+    return layer.in_features, layer.out_features
+
+
+class Sla(Method):
+    """Self-supervised label augmentation with self-distillation.
+
+    ``head``: name of the student's classifier; its last linear layer if left out. Images must be square for rotations.
+    """
+
+    trains = {"student": ["student", "joint"]}
+    needs = ("image", "label")
+
+    def __init__(
+        self, student: nn.Module, *, transformations: Transformations | None = None, head: str | None = None,
+        temperature: float = 1.0, joint_weight: float = 1.0, single_weight: float = 1.0, distill_weight: float = 1.0,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        if not (temperature > 0 and joint_weight > 0 and min(single_weight, distill_weight) >= 0):
+            raise UserError("temperature and joint_weight must be above 0, weights not below", place="sla")
+        self.student, self.head = student, head or classifier_layer(student)
+        self.transformations, self.temperature = transformations or Rotations(), temperature
+        self.joint_weight, self.single_weight, self.distill_weight = joint_weight, single_weight, distill_weight
+        width, self.classes = _width(student, self.head)
+        self.joint = nn.Linear(width, self.classes * self.transformations.count)
+
+    def loss(self, turn: str, batch: Batch, now: Progress) -> Loss:
+        """``joint``: joint labels of all copies; ``single``: labels of the images; ``distill``: distance of the own
+        classifier from the aggregated scores. ``aggregated`` (watched): share of labels that the aggregate hits."""
+        label, M = batch["label"], self.transformations.count
+        u, joint = self._scores(batch["image"])  # [BM, N], [BM, NM]
+        u, s = u[::M], aggregated_scores(joint, M).detach()  # [B, N]: images as they are; the teacher, sg
+        terms = {"joint": self.joint_weight * cross_entropy(joint, joint_labels(label, M))}
+        if self.single_weight:
+            terms["single"] = self.single_weight * cross_entropy(u, label)
+        if self.distill_weight:
+            terms["distill"] = self.distill_weight * Kd()(u, s, label, self.temperature).mean()
+        return Loss(terms, watch={"aggregated": (s.argmax(1) == label).float().mean()})
+
+    def aggregate(self, image: Tensor) -> Tensor:
+        """s: class scores [B, N] from all copies of images [B, C, H, W] (SLA+AG, M forward passes)."""
+        return aggregated_scores(self._scores(image)[1], self.transformations.count)
+
+    def single(self, image: Tensor) -> Tensor:
+        """Class scores [B, N] of the joint head for the images as they are (SLA+SI, one forward pass)."""
+        _, h = scores_and_embedding(self.student, self.head, image)
+        return self.joint(h)[:, :: self.transformations.count]
+
+    def _scores(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        u, h = scores_and_embedding(self.student, self.head, self.transformations(image))
+        if u.shape[1] != self.classes:
+            raise UserError(
+                f"{self.head!r} gives {self.classes} of {u.shape[1]} scores; name the classifier", place="head"
+            )
+        joint = self.joint(h)
+        return u, joint.to(torch.promote_types(joint.dtype, torch.float32))
+
+    def check(self, batch: Batch) -> None:
+        """Also refuse labels that no class has: y M + m of a wrong y would name another class."""
+        super().check(batch)
+        low, high = int(batch["label"].min()), int(batch["label"].max())
+        if not 0 <= low <= high < self.classes:
+            raise UserError(f"labels {low} to {high}; {self.head!r} knows {self.classes} classes", place="sla")
+
+
+class Invariant(Method):
+    """Plain augmentation, the rival: all copies have their image's class."""
+
+    needs = ("image", "label")
+
+    def __init__(self, student: nn.Module, *, transformations: Transformations | None = None) -> None:
+        super().__init__()
+        self.student, self.transformations = student, transformations or Rotations()
+
+    def loss(self, turn: str, batch: Batch, now: Progress) -> Loss:
+        """``ce``: labels of all copies."""
+        z = self.student(self.transformations(batch["image"]))  # [BM, N]
+        return Loss({"ce": cross_entropy(z, batch["label"].repeat_interleave(self.transformations.count))})
+
+    def aggregate(self, image: Tensor) -> Tensor:
+        """Mean scores [B, N] over all copies: an ensemble of views without joint labels."""
+        return self.student(self.transformations(image)).unflatten(0, (len(image), -1)).mean(1)
+
+
+class TwoTasks(Method):
+    """Multi-task training, the rival: one head learns the class of every copy, another its transformation."""
+
+    trains = {"student": ["student", "task"]}
+    needs = ("image", "label")
+
+    def __init__(
+        self, student: nn.Module, *, transformations: Transformations | None = None, head: str | None = None
+    ) -> None:
+        super().__init__()
+        self.student, self.head = student, head or classifier_layer(student)
+        self.transformations = transformations or Rotations()
+        self.task = nn.Linear(_width(student, self.head)[0], self.transformations.count)
+
+    def loss(self, turn: str, batch: Batch, now: Progress) -> Loss:
+        """``ce``: labels of all copies; ``task``: which transformation it was."""
+        M = self.transformations.count
+        z, h = scores_and_embedding(self.student, self.head, self.transformations(batch["image"]))
+        which = torch.arange(M, device=h.device).repeat(len(z) // M)  # [BM]
+        terms = {
+            "ce": cross_entropy(z, batch["label"].repeat_interleave(M)),
+            "task": cross_entropy(self.task(h), which),
+        }
+        return Loss(terms)
