@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -10,6 +12,7 @@ from redistill.core.method import Batch
 from redistill.supervised.matches import Kd, Match
 from redistill.supervised.targets import OneHot, TargetRectifier
 from redistill.supervised.temperature import Constant, Temperature
+from redistill.supervised.weights import Answers, Equal, SampleWeight
 
 
 def logits(network: nn.Module, batch: Batch) -> Tensor:
@@ -39,45 +42,111 @@ class Classification(Method):
         return Loss({"ce": soft_cross_entropy(z, target).mean()})
 
 
-class Distillation(Method):
+class Weighted(Method):
+    """Carries a :class:`SampleWeight`: its table is a buffer, fed by answers that leave ``loss`` through ``gather``.
+
+    A method calls :meth:`weigh_by` in its constructor, :meth:`measured` in ``prepare``, and in ``loss`` multiplies its
+    rows by :meth:`weights` and passes :meth:`noticed` on as ``gather``.
+    """
+
+    student: nn.Module
+    weight: SampleWeight
+    table: Tensor | None
+
+    def weigh_by(self, weight: SampleWeight | None, rows: int) -> None:
+        """Take the plug-in (None: equal weights) for a data set of ``rows`` rows."""
+        self.weight = weight or Equal()
+        if self.weight.remembers and rows < 1:
+            raise UserError(f"rows={rows}; a weight that remembers needs the number of training rows", place="rows")
+        self.register_buffer("table", self.weight.start(rows) if self.weight.remembers else None)
+
+    def measured(self, batch: Batch) -> Batch:
+        """``batch`` with the student's logits in evaluation mode, where the weight learns from them."""
+        if self.table is None or self.weight.measure == "train":
+            return batch
+        training = self.student.training
+        measured = logits(self.student.eval(), batch)
+        self.student.train(training)
+        return {**batch, "student_logits": measured}
+
+    def weights(self, batch: Batch, student: Tensor, teacher: Tensor | None, now: Progress) -> Tensor:
+        """Weights [B] of the rows, from the logits [B, C] of this step."""
+        index = batch.get("index", torch.arange(len(student)))
+        return self.weight(self.table, Answers(student.detach(), teacher, batch.get("label"), index), now)
+
+    def noticed(self, batch: Batch, student: Tensor, teacher: Tensor | None) -> dict[str, Tensor]:
+        """What :meth:`after` has to know of the rows."""
+        if self.table is None:
+            return {}
+        found = {"student": batch.get("student_logits", student.detach()), "teacher": teacher,
+                 "label": batch.get("label"), "index": batch["index"]}  # fmt: skip
+        return {name: value for name, value in found.items() if value is not None}
+
+    def after(self, turn: str, stats: dict[str, Tensor], now: Progress) -> None:
+        """Let the weight remember."""
+        if self.table is not None:
+            answers = Answers(stats["student"], stats.get("teacher"), stats.get("label"), stats["index"])
+            self.weight.update(self.table, answers, now)
+
+    def check(self, batch: Batch) -> None:
+        """Also refuse rows that the table has no place for."""
+        super().check(batch)
+        if self.table is not None and int(batch["index"].max()) >= len(self.table):
+            raise UserError(f"row {int(batch['index'].max())} of {len(self.table)}; set rows to fit the data",
+                            place="rows")  # fmt: skip
+
+
+class Distillation(Weighted):
     """A frozen teacher's logits are matched beside the labels, on the data set's rows (Hinton, Vinyals and Dean 2015).
 
-        L = hard_weight CE(z_S, t) + soft_weight match(z_S, z_T; tau),   t = rectifier(y, softmax(z_T / tau))
+        L = mean_i w_i [hard_weight CE(z_S, t) + soft_weight match(z_S, z_T; tau)]_i,
+        t = rectifier(y, softmax(z_T / tau))
 
-    ``teacher`` may be None: the rows then hold its ``teacher_logits`` [C] (see ``redistill.data.signals``). With
-    ``hard_weight=0`` and a match that reads no labels, rows need none.
+    ``teacher`` may be None: the rows then hold its ``teacher_logits`` [C] (see ``redistill.data.signals``), or with
+    ``soft_weight=0`` nobody teaches. With ``hard_weight=0`` and a match that reads no labels, rows need none.
+    ``weight``: how much each of the ``rows`` rows of the data set counts, in the terms that ``weighted`` names.
     """
 
     def __init__(
         self, student: nn.Module, teacher: nn.Module | None, *, match: Match | None = None,
         temperature: Temperature | None = None, rectifier: TargetRectifier | None = None, hard_weight: float = 0.1,
-        soft_weight: float = 0.9,
+        soft_weight: float = 0.9, weight: SampleWeight | None = None,
+        weighted: Literal["both", "hard", "soft"] = "both", rows: int = 0,
     ) -> None:  # fmt: skip
         super().__init__()
+        self.weigh_by(weight, rows)
+        self.weighted = weighted
         self.student, self.teacher = student, teacher
         self.match, self.temperature = match or Kd(), temperature or Constant(4.0)
         self.rectifier, self.hard_weight, self.soft_weight = rectifier or OneHot(), hard_weight, soft_weight
         self.needs = () if hard_weight == 0 and not self.match.needs_label else ("label",)  # type: ignore[misc]
-        if teacher is None:
+        self.taught = teacher is not None or soft_weight != 0
+        if teacher is None and self.taught:
             self.needs += ("teacher_logits",)  # type: ignore[misc]
 
     def prepare(self, batch: Batch, now: Progress) -> Batch:
-        """Add the teacher's logits [B, C], from evaluation mode."""
+        """Add the teacher's logits [B, C], from evaluation mode, and the student's where its weights ask for them."""
+        batch = self.measured(batch)
         if self.teacher is None:
             return batch
         return {**batch, "teacher_logits": logits(self.teacher, batch)}
 
     def loss(self, turn: str, batch: Batch, now: Progress) -> Loss:
         """``hard``: cross-entropy with the labels; ``soft``: distance from the teacher. Terms of weight 0 are left
-        out."""
-        z_s, z_t = logits(self.student, batch), batch["teacher_logits"]
+        out. ``temperature`` (watched): its mean over the rows."""
+        z_s = logits(self.student, batch)
+        taught = batch["teacher_logits"].to(z_s) if self.taught else None
+        z_t = z_s.detach() if taught is None else taught
         if z_s.shape != z_t.shape:
             raise UserError(f"{z_s.shape[-1]} classes in the student, {z_t.shape[-1]} in the teacher", place="models")
         tau = self.temperature(z_s, z_t, now)
+        w = self.weights(batch, z_s, taught, now)  # [B]
         terms = {}
         if self.hard_weight:
             target = self.rectifier(batch["label"], (z_t / tau).softmax(1).detach(), now)
-            terms["hard"] = self.hard_weight * soft_cross_entropy(z_s, target).mean()
+            hard = soft_cross_entropy(z_s, target)
+            terms["hard"] = self.hard_weight * (hard if self.weighted == "soft" else w * hard).mean()
         if self.soft_weight:
-            terms["soft"] = self.soft_weight * self.match(z_s, z_t.to(z_s), batch.get("label"), tau).mean()
-        return Loss(terms)
+            soft = self.match(z_s, z_t, batch.get("label"), tau)
+            terms["soft"] = self.soft_weight * (soft if self.weighted == "hard" else w * soft).mean()
+        return Loss(terms, gather=self.noticed(batch, z_s, taught))

@@ -1,21 +1,139 @@
-"""How much each training row counts. The mean weight is 1, so that a learning rate keeps its meaning."""
+"""How much each training row counts. The mean weight is 1, so that a learning rate keeps its meaning.
+
+A weight that remembers owns no state. The method that carries it (:class:`Weighted` in ``classifier``) holds its
+``table`` as a buffer and feeds it after a step with answers gathered over micro-batches and ranks.
+"""
 
 from __future__ import annotations
 
+import math
+from typing import Literal, NamedTuple
+
+import torch
 from torch import Tensor
 
-from redistill.core import Progress, Slot
+from redistill.core import Progress, Slot, UserError
+
+
+class Answers(NamedTuple):
+    """What is known of some rows: logits [B, C] of student and teacher (None: there is no teacher), labels [B] (None:
+    none), row numbers [B]."""
+
+    student: Tensor
+    teacher: Tensor | None
+    label: Tensor | None
+    index: Tensor
 
 
 class SampleWeight(Slot):
-    """Weights [B] of the rows, without gradient, from both logits [B, C], labels [B] and row numbers [B]."""
+    """Weights [B] of rows, without gradient.
 
-    def __call__(self, student: Tensor, teacher: Tensor, label: Tensor, index: Tensor, now: Progress) -> Tensor:
+    ``remembers``: whether there is a ``table`` [rows, S]; ``measure``: the mode in which the student answers for
+    :meth:`update` (evaluation mode costs one more forward pass).
+    """
+
+    remembers = False
+    measure: Literal["eval", "train"] = "train"
+
+    def start(self, rows: int) -> Tensor:
+        """The table before the first step."""
+        return torch.zeros(rows, 0)
+
+    def __call__(self, table: Tensor | None, answers: Answers, now: Progress) -> Tensor:
         raise NotImplementedError
+
+    def update(self, table: Tensor, answers: Answers, now: Progress) -> None:
+        """Change the table in place after a step, from the answers to the rows of the whole batch."""
 
 
 class Equal(SampleWeight):
     """Every row counts once."""
 
-    def __call__(self, student: Tensor, teacher: Tensor, label: Tensor, index: Tensor, now: Progress) -> Tensor:
-        return student.new_ones(len(student))
+    def __call__(self, table: Tensor | None, answers: Answers, now: Progress) -> Tensor:
+        return answers.student.new_ones(len(answers.student))
+
+
+class Boosting(SampleWeight):
+    """Rows on which the student contradicts its teacher gain weight, as in AdaBoost for K classes (SAMME, Zhu, Zou,
+    Rosset and Hastie 2009, with the teacher in the place of the labels).
+
+        epsilon = sum_i w_i d_i,   beta = min(eta [ln((1 - epsilon) / epsilon) + ln(K - 1)], most),
+        w_i <- w_i exp(beta d_i) / Z,   w_i <= cap / n
+
+    d_i is 1 where the classes differ, or with ``soft`` half the L1 distance of the probabilities. ``discord``: against
+    the teacher, the label, or either (the larger d). ``every``: update all rows once each has been seen again
+    ("pass"), or the rows of a batch after its step ("step"). ``cap=None``: no bound.
+
+    The table holds w_i n and the newest d_i, -1 until it is measured in this pass.
+    """
+
+    remembers = True
+
+    def __init__(
+        self, discord: Literal["teacher", "label", "either"] = "teacher", soft: bool = False,
+        every: Literal["pass", "step"] = "pass", eta: float = 1.0, most: float = 2.0, cap: float | None = 10.0,
+        measure: Literal["eval", "train"] = "eval",
+    ) -> None:  # fmt: skip
+        if eta < 0 or most < 0:
+            raise UserError(f"eta={eta}, most={most}; give numbers from 0 up", place="weight")
+        if cap is not None and cap < 1:
+            raise UserError(f"cap={cap}; no cap below 1 can hold, for the mean weight is 1", place="weight")
+        self.discord, self.soft, self.every = discord, soft, every
+        self.eta, self.most, self.cap, self.measure = eta, most, cap, measure
+
+    def start(self, rows: int) -> Tensor:
+        """Weights of 1, nothing measured."""
+        return torch.tensor([1.0, -1.0]).repeat(rows, 1)
+
+    def __call__(self, table: Tensor | None, answers: Answers, now: Progress) -> Tensor:
+        assert table is not None
+        weight = table[:, 0]
+        return (weight[answers.index] / weight.mean()).to(answers.student)
+
+    def update(self, table: Tensor, answers: Answers, now: Progress) -> None:
+        """Note who contradicts, and when a pass is complete (or after every step) boost."""
+        table[answers.index, 1] = discordance(answers, self.discord, self.soft).to(table)
+        rows = answers.index if self.every == "step" else slice(None)
+        if bool((table[rows, 1] >= 0).all()):
+            table[rows, 0] = self.boosted(table[rows], answers.student.shape[1])
+            table[:, 0] = self._normalised(table[:, 0])
+            table[rows, 1] = -1
+
+    def boosted(self, part: Tensor, classes: int) -> Tensor:
+        """The new weights [R] of rows with the table entries ``part`` [R, 2], not normalised."""
+        weight, contradicts = part.unbind(1)
+        epsilon = float((weight * contradicts).sum() / weight.sum())
+        epsilon = min(max(epsilon, 1e-6), 1 - 1 / classes - 1e-6)
+        beta = self.eta * (math.log((1 - epsilon) / epsilon) + math.log(classes - 1))
+        return weight * torch.exp(min(beta, self.most) * contradicts)
+
+    def _normalised(self, weight: Tensor) -> Tensor:
+        weight = weight / weight.mean()
+        if self.cap is None:
+            return weight
+        capped = weight.clamp(max=self.cap)
+        return capped / capped.mean()
+
+
+def discordance(answers: Answers, against: str = "teacher", soft: bool = False) -> Tensor:
+    """How much the student contradicts the teacher, the label, or either, [B] in [0, 1].
+
+    Raises :class:`UserError` when there is no teacher or no label, or fewer than two classes.
+    """
+    q = answers.student.softmax(1)
+    if q.shape[1] < 2:
+        raise UserError("contradiction needs at least two classes; the student gives one number a row", place="weight")
+    references = []
+    if against != "label":
+        if answers.teacher is None:
+            raise UserError("discord with a teacher needs one; give models.teacher, or discord: label", place="weight")
+        references.append(answers.teacher.to(q).softmax(1))
+    if against != "teacher":
+        if answers.label is None:
+            raise UserError("discord with labels needs rows with 'label'; or write discord: teacher", place="weight")
+        references.append(torch.nn.functional.one_hot(answers.label, q.shape[1]).to(q))
+    return torch.stack([_distance(q, p, soft) for p in references]).amax(0)
+
+
+def _distance(q: Tensor, p: Tensor, soft: bool) -> Tensor:
+    return 0.5 * (q - p).abs().sum(1) if soft else (q.argmax(1) != p.argmax(1)).to(q)
