@@ -1,0 +1,77 @@
+"""CRD: a student's embedding of a row is told from the teacher's embeddings of other rows, and the other way round.
+
+    L = CE + contrast_weight (NCE(u_S(x_i); V_T) + NCE(u_T(x_i); V_S)),
+    V[i] <- unit(momentum V[i] + (1 - momentum) u(x_i))
+
+Roles: student (trained), two linear embeddings u of unit length (trained), teacher (frozen). V are memory banks of one
+row a training row, read with the row's number; negatives are drawn from all rows, those of the same class left out
+(Tian, Krishnan and Isola 2020).
+
+Differs from the paper's code: the constant Z is that of random directions in closed form instead of an estimate from
+the first batch, and a negative of the same class is skipped instead of drawn again.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from redistill.core import Loss, Progress, UserError
+from redistill.core.method import Batch
+from redistill.losses.contrast import noise_contrastive
+from redistill.supervised.hints import BesideFeatures
+from redistill.supervised.layers import pooled, width
+
+UNSEEN = -1  # class of a bank row that no batch has held yet
+
+
+class ContrastiveDistillation(BesideFeatures):
+    """Contrastive representation distillation between one layer of each network, usually the last before the head.
+
+    ``rows``: size of the training set. ``negatives``: m, drawn for every row and step (the paper: 16,384).
+    """
+
+    def __init__(
+        self, student: nn.Module, teacher: nn.Module, *, layer: str, input_shape: list[int], rows: int,
+        teacher_layer: str | None = None, size: int = 128, negatives: int = 256, tau: float = 0.07,
+        momentum: float = 0.5, contrast_weight: float = 0.8,
+    ) -> None:  # fmt: skip
+        super().__init__(
+            student, teacher, [layer], [teacher_layer or layer], input_shape, hard_weight=1.0, soft_weight=0.0
+        )
+        self.negatives, self.tau, self.momentum, self.contrast_weight = negatives, tau, momentum, contrast_weight
+        self.train_beside("embeddings", nn.ModuleList(nn.Linear(width(shape), size) for shape in self.shapes[0]))
+        self.banks: Tensor
+        self.classes: Tensor
+        random = torch.randn(2, rows, size, generator=torch.Generator().manual_seed(0))
+        self.register_buffer("banks", normalize(random, dim=-1))  # [student and teacher, rows, size]
+        self.register_buffer("classes", torch.full((rows,), UNSEEN))
+
+    def compare(self, student: list[Tensor], teacher: list[Tensor], batch: Batch, now: Progress) -> Loss:
+        """``contrast``: both directions."""
+        index, label = batch["index"], batch["label"]
+        anchors = [normalize(e(pooled(f)), dim=1) for e, f in zip(self.embeddings, (student[0], teacher[0]))]
+        drawn = now.randint(0, len(self.classes), len(index), self.negatives)  # [B, m]
+        counts = (self.classes[drawn] != label[:, None]).to(anchors[0])
+        parts = [
+            noise_contrastive(anchor, bank[index], bank[drawn], self.tau, counts)
+            for anchor, bank in zip(anchors, self.banks.flip(0).to(anchors[0]))  # each meets the other's bank
+        ]
+        gather = {"index": index, "label": label, "embedded": torch.stack(anchors, 1).detach()}  # [B, 2, size]
+        return Loss({"contrast": self.contrast_weight * (parts[0] + parts[1]).mean()}, gather=gather)
+
+    def after(self, turn: str, stats: dict[str, Tensor], now: Progress) -> None:
+        """Move the banks' rows of this batch towards what the networks say now."""
+        index, fresh = stats["index"], stats["embedded"].transpose(0, 1).to(self.banks)
+        self.banks[:, index] = normalize(self.momentum * self.banks[:, index] + (1 - self.momentum) * fresh, dim=-1)
+        self.classes[index] = stats["label"]
+
+    def check(self, batch: Batch) -> None:
+        """Also refuse a row that the banks have no place for."""
+        super().check(batch)
+        if int(batch["index"].max()) >= len(self.classes):
+            row, size = int(batch["index"].max()), len(self.classes)
+            raise UserError(
+                f"row {row} has no place in {size} bank rows; set rows to the size of the data", place="rows"
+            )
