@@ -1,0 +1,180 @@
+"""Baselines without a stronger teacher: peers, earlier generations, deeper layers, other rows of the class, a rule.
+
+All are classifiers; the student that comes out is the plain network that went in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from redistill.core import Loss, Method, Plan, Progress, UserError, fit
+from redistill.core.method import Again, Batch
+from redistill.supervised.branches import Branches
+from redistill.supervised.classifier import Classification, Distillation, logits
+from redistill.supervised.layers import feature_shapes, logits_and_features, pooled
+from redistill.supervised.matches import Kd
+from redistill.supervised.temperature import Constant
+
+cross_entropy = nn.functional.cross_entropy
+kd = Kd()
+
+
+class MutualLearning(Method):
+    """K peers learn the labels and each other's answers, in turn on the same batch (Zhang et al. 2018).
+
+        L_k = CE(z_k, y) + mean over l != k of KL(p_l || p_k),   p_l without gradient, as peer l answers now
+
+    Differs from the paper: a peer that teaches is in evaluation mode. ``student`` is the first peer.
+    """
+
+    needs = ("label",)
+
+    def __init__(self, student: nn.Module, *peers: nn.Module) -> None:
+        super().__init__()
+        if not peers:
+            raise UserError("mutual learning needs two peers or more", place="models")
+        self.student = student
+        names = ["student"] + [f"peer{k}" for k in range(1, len(peers) + 1)]
+        for name, peer in zip(names[1:], peers):
+            self.add_module(name, peer)
+        self.trains = {name: [name] for name in names}  # type: ignore[misc]
+
+    def turns(self, now: Progress) -> tuple[str, ...]:
+        """The student draws the batch, its peers learn from the same one."""
+        first, *others = self.trains
+        return (first, *map(Again, others))
+
+    def loss(self, turn: str, batch: Batch, now: Progress) -> Loss:
+        """``ce``: the labels; ``peers``: mean divergence from the others."""
+        z = logits(self.get_submodule(turn), batch)
+        with torch.no_grad():
+            others = [logits(self.get_submodule(name), batch) for name in self.trains if name != turn]
+        parts = [kd(z, other, None, 1.0).mean() for other in others]
+        return Loss({"ce": cross_entropy(z, batch["label"]), "peers": sum(parts[1:], parts[0]) / len(parts)})
+
+
+def born_again(make: Callable[[int], nn.Module], data: Any, plan: Plan, generations: int) -> list[nn.Module]:
+    """``generations`` + 1 networks: ``make(0)`` learns the labels, ``make(k)`` labels and network k - 1:
+    CE + KL(p_{k-1} || p_k) at temperature 1 (Furlanello et al. 2018). All are in evaluation mode, the last is the best
+    taught; each generation trains for the whole ``plan``."""
+    networks = [fit(Classification(make(0)), data, plan).student.eval()]
+    for k in range(1, generations + 1):
+        method = Distillation(make(k), networks[-1], temperature=Constant(1.0), hard_weight=1.0, soft_weight=1.0)
+        networks.append(fit(method, data, plan).student.eval())
+    return networks
+
+
+class Ensemble(nn.Module):
+    """Logarithm [B, C] of the members' mean probability: what an ensemble says, usable as a teacher's logits."""
+
+    def __init__(self, members: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return torch.stack([member(*inputs).softmax(-1) for member in self.members]).mean(0).log()
+
+
+class BeYourOwnTeacher(Method):
+    """Branches after the stages learn labels and what the network's end says and sees (Zhang et al. 2019, BYOT).
+
+        L = (1 - a) sum over heads CE + a tau^2 sum over branches KL(end || branch) + beta sum |phi_l - phi_L|^2
+
+    ``layers``: the stages from shallow to deep; all but the last get a branch, which ends in as many channels as the
+    last one has (phi, pooled). The end carries no gradient as a teacher. Branches are not exported.
+
+    Differs from the paper's code: ``beta`` counts a mean over rows; its 1e-6 for a sum over 128 rows is 1.3e-4 here.
+    """
+
+    trains = {"student": ("student", "branches")}
+    needs = ("label",)
+
+    def __init__(
+        self, student: nn.Module, *, layers: list[str], input_shape: list[int], classes: int, a: float = 0.1,
+        tau: float = 3.0, beta: float = 1.3e-4,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        if len(layers) < 2:
+            raise UserError(f"{len(layers)} stages; give two or more, the last one teaches", place="layers")
+        self.student, self.layers, self.a, self.tau, self.beta = student, list(layers), a, tau, beta
+        shapes = feature_shapes(student, layers, input_shape)
+        self.branches = Branches(shapes, classes, len(layers) - 1).to(next(student.parameters()))
+
+    def loss(self, turn: str, batch: Batch, now: Progress) -> Loss:
+        """``ce``: labels at every head; ``depth``: the end teaches the branches; ``features``: their embeddings."""
+        z, found = logits_and_features(self.student, batch, self.layers)
+        scores, embeddings = self.branches(found)
+        end, seen = z.detach(), pooled(found[-1]).detach()
+        terms = {
+            "ce": (1 - self.a) * sum(cross_entropy(s, batch["label"]) for s in (z, *scores)),
+            "depth": self.a * sum(kd(s, end, None, self.tau).mean() for s in scores),
+            "features": self.beta * sum((e - seen).square().sum(1).mean() for e in embeddings),
+        }
+        return Loss(terms)
+
+
+class ClassWise(Method):
+    """A row's answer is compared with that of another row of its class (CS-KD, Yun et al. 2020).
+
+        L = CE + weight tau^2 KL(softmax(z' / tau) || softmax(z / tau)),   z' without gradient
+
+    Differs from the paper: the other row is the next one of the class in the batch (:func:`partners`) instead of one
+    drawn for the purpose, so a step costs one forward pass; a row that is alone has none.
+    """
+
+    needs = ("label",)
+
+    def __init__(self, student: nn.Module, *, tau: float = 4.0, weight: float = 1.0) -> None:
+        super().__init__()
+        self.student, self.tau, self.weight = student, tau, weight
+
+    def loss(self, turn: str, batch: Batch, now: Progress) -> Loss:
+        """``ce``: the labels; ``class``: the partner's answer."""
+        z = logits(self.student, batch)
+        pair = z.detach()[partners(batch["label"])]
+        terms = {"ce": cross_entropy(z, batch["label"]), "class": self.weight * kd(z, pair, None, self.tau).mean()}
+        return Loss(terms)
+
+
+def partners(label: Tensor) -> Tensor:
+    """For every row [B] the next row of the same class, the first one for the last; the row itself where it is
+    alone."""
+    order = label.argsort(stable=True)
+    found = torch.arange(len(label), device=label.device)
+    for rows in order.split(label.unique(return_counts=True)[1].tolist()):
+        found[rows] = rows.roll(-1)
+    return found
+
+
+class VirtualTeacher(Distillation):
+    """The teacher is a rule that is right with probability ``correct`` and knows nothing else (TF-KD, Yuan et al.
+    2020); a network of the same kind as teacher, their other variant, is plain :class:`Distillation`.
+
+        p_T = correct at y, (1 - correct) / (C - 1) elsewhere;   L = hard_weight CE + soft_weight tau^2 KL_tau(p_T || p)
+
+    Differs from the paper: both sides are softened and tau^2 is kept, as in distillation from a network.
+    """
+
+    def __init__(
+        self, student: nn.Module, *, classes: int, correct: float = 0.99, tau: float = 20.0, hard_weight: float = 0.5,
+        soft_weight: float = 0.5,
+    ) -> None:  # fmt: skip
+        super().__init__(student, None, temperature=Constant(tau), hard_weight=hard_weight, soft_weight=soft_weight)
+        self.needs = ("label",)  # type: ignore[misc]
+        self.classes, self.correct = classes, correct
+
+    def prepare(self, batch: Batch, now: Progress) -> Batch:
+        """Add the rule's logits [B, C]."""
+        return {**batch, "teacher_logits": virtual_logits(batch["label"], self.classes, self.correct)}
+
+
+def virtual_logits(label: Tensor, classes: int, correct: float) -> Tensor:
+    """log p [B, C] of the rule that gives ``correct`` to the label and the rest to the others alike."""
+    if not 1 / classes < correct < 1:
+        raise UserError(f"correct={correct}; give a number between 1/{classes} and 1", place="correct")
+    p = torch.full((len(label), classes), (1 - correct) / (classes - 1), device=label.device)
+    return p.scatter(1, label[:, None], correct).log()
