@@ -14,10 +14,10 @@ import pytest
 import torch
 from torch import nn
 
-from redistill.core import Diverged, Loss, Method, Plan, UserError, fit
+from redistill.core import Diverged, Ema, Loss, Method, Plan, UserError, fit
 from redistill.core.followers import same_weights
 from tests.core.processes import in_two_processes
-from tests.core.toys import ROWS, WIDTH, data, net, toy
+from tests.core.toys import ROWS, WIDTH, Scale, data, net, toy
 
 PLAN = Plan(steps=8, batch_size=10, lr=1e-2, schedule="cosine", warmup=2, clip=1.0, device="cpu", log_every=2)
 
@@ -92,6 +92,46 @@ class Deaf(Leak):
 def test_a_turn_that_reaches_nothing_is_caught():
     with pytest.raises(AssertionError, match="no gradient reached it"):
         fit(Deaf(net(0), net(1)), data(), PLAN)
+
+
+class Learned(nn.Module, Scale):
+    """A plug-in that learns what it multiplies by."""
+
+    def __init__(self, start: float = 2.0) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.full((1,), start))
+
+    def forward(self, x):
+        return self.factor * x
+
+
+class Scaled(Leak):
+    """Both turns use the plug-in."""
+
+    def __init__(self, student, critic, *, scale=None):
+        super().__init__(student, critic)
+        self.scale, self.learns = scale or Learned(), {}
+
+    def loss(self, turn, batch, now):
+        self.learns[turn] = self.scale.factor.requires_grad
+        return Loss({"l": self.scale(self.critic(self.student(batch["image"]))).square().mean()})
+
+
+def test_a_plug_in_with_parameters_learns_in_the_turns_of_the_student_only():
+    method = Scaled(net(0), net(1))
+    fit(method, data(), PLAN)
+    assert method.learns == {"critic": False, "student": True} and method.scale.factor.item() != 2.0
+
+
+def test_an_average_copies_the_buffers_or_averages_them():
+    source = nn.BatchNorm1d(3)
+    copied, averaged = Ema(source, 0.9), Ema(source, 0.9, average_buffers=True)
+    source(torch.randn(8, 3, generator=torch.Generator().manual_seed(0)))
+    for follower in (copied, averaged):
+        follower.update(source)
+    torch.testing.assert_close(copied.net.running_mean, source.running_mean, rtol=0, atol=0)
+    torch.testing.assert_close(averaged.net.running_mean, 0.1 * source.running_mean)
+    assert copied.net.num_batches_tracked == averaged.net.num_batches_tracked == 1
 
 
 class Explodes(Leak):

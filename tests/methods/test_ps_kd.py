@@ -143,7 +143,7 @@ def test_wrong_input_is_refused(options, data, part):
 def test_recipe_and_constructor_are_one():
     given = {"rows": ROWS, "classes": CLASSES, "rectifier": {"name": "label_smoothing", "smoothing": 0.2}}
     method = build(PsKd, given, net())
-    assert describe(method) == given and method.rectifier.smoothing == 0.2
+    assert describe(method) == {**given, "temperature": None} and method.rectifier.smoothing == 0.2
     with pytest.raises(UserError, match="did you mean 'progressive'"):
         build(PsKd, {**given, "rectifier": "progresive"}, net())
     with pytest.raises(UserError, match="'rows'"):

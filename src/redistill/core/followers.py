@@ -37,27 +37,29 @@ class Follower(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def _blend(self, net: nn.Module, decay: float) -> None:
+    def _blend(self, net: nn.Module, decay: float, buffer_decay: float = 0.0) -> None:
         mine = dict(self.net.named_parameters())
         pairs = [(mine[name], p.detach()) for name, p in net.named_parameters() if name in self.copied]
         torch._foreach_lerp_([m for m, _ in pairs], [p for _, p in pairs], 1.0 - decay)
         for (_, b), (_, source) in zip(self.net.named_buffers(), net.named_buffers()):
-            b.copy_(source)
+            b.lerp_(source, 1.0 - buffer_decay) if buffer_decay and b.is_floating_point() else b.copy_(source)
 
 
 class Ema(Follower):
     """Exponential moving average: ``w <- decay * w + (1 - decay) * w_student``; buffers are copied.
 
-    ``decay=1`` is a frozen network, ``decay=0`` the live one.
+    ``decay=1`` is a frozen network, ``decay=0`` the live one. ``average_buffers``: buffers of fractions (the statistics
+    of batch norm) are averaged as well; counters are always copied.
     """
 
-    def __init__(self, net: nn.Module, decay: float = 0.999) -> None:
+    def __init__(self, net: nn.Module, decay: float = 0.999, *, average_buffers: bool = False) -> None:
         super().__init__(net)
-        self.decay = decay
+        self.decay, self.average_buffers = decay, average_buffers
 
     def update(self, net: nn.Module, decay: float | None = None) -> None:
         """One step towards ``net``; ``decay`` overrides the constant (for schedules)."""
-        self._blend(net, self.decay if decay is None else decay)
+        decay = self.decay if decay is None else decay
+        self._blend(net, decay, decay if self.average_buffers else 0.0)
 
 
 class Snapshot(Follower):

@@ -30,7 +30,8 @@ class Method(Configured, nn.Module):
     """
 
     trains: ClassVar[Mapping[str, tuple[str, ...] | list[str]]] = {"student": ["student"]}
-    """Turn -> names of the networks that it trains, whole. The engine freezes every other network in that turn."""
+    """Turn -> names of the networks that it trains, whole. The engine freezes every other network in that turn. A
+    plug-in with parameters (a :class:`Slot` that is also a module) joins every turn that trains ``student``."""
 
     needs: ClassVar[tuple[str, ...]] = ()
     """Keys that every batch must have."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from redistill.core.errors import UserError, nearest
-from redistill.core.followers import Follower
+from redistill.core.followers import Follower, any_trains
 from redistill.core.method import Method
+from redistill.core.slot import Slot
 from redistill.core.world import require_gradient
 
 
@@ -15,6 +16,7 @@ class Roles:
 
     def __init__(self, method: Method) -> None:
         self.method = method
+        self.trains = _with_plugins(method)
         self.trained = {name: method.get_submodule(name) for name in self._names()}
         self.trainable = {
             role: {n for n, p in net.named_parameters() if p.requires_grad} for role, net in self.trained.items()
@@ -27,7 +29,7 @@ class Roles:
 
     def _names(self) -> list[str]:
         have = self.method.networks()
-        names = list(dict.fromkeys(n for nets in self.method.trains.values() for n in nets))
+        names = list(dict.fromkeys(n for nets in self.trains.values() for n in nets))
         for name in names:
             assert name in have, f"{type(self.method).__name__}.trains names {name!r}; {nearest(name, have)}"
         return names
@@ -39,7 +41,7 @@ class Roles:
             return
         self._now = str(turn)
         for name, net in self.method.networks().items():
-            active = name in self.method.trains[turn]
+            active = name in self.trains[turn]
             net.train(active)
             require_gradient(net, self.trainable.get(name, set()) if active else set())
 
@@ -52,7 +54,7 @@ class Roles:
 
     def parameters(self, turn: str) -> list[nn.Parameter]:
         """The parameters that ``turn`` trains, in a stable order."""
-        nets = [(name, self.trained[name]) for name in self.method.trains[turn]]
+        nets = [(name, self.trained[name]) for name in self.trains[turn]]
         return [p for name, net in nets for key, p in net.named_parameters() if key in self.trainable[name]]
 
     def audit(self, turn: str) -> None:
@@ -62,7 +64,9 @@ class Roles:
         self._audited.add(str(turn))
         for name, net in self.method.networks().items():
             reached = any(p.grad is not None for p in net.parameters())
-            if name in self.method.trains[turn]:
+            if name in self.trains[turn]:
+                if isinstance(net, Slot) and not reached:
+                    raise UserError("the loss does not depend on it, so it cannot learn", place=f"options.{name}")
                 assert reached, f"turn {turn!r} trains {name!r}, but no gradient reached it"
             else:
                 assert not reached, f"turn {turn!r} left a gradient in {name!r}, which it does not train"
@@ -80,3 +84,10 @@ class Roles:
             changing |= {k: b for k, b in inner.named_buffers() if k in persistent}
             tensors |= {f"net.{name}.{key}": value for key, value in changing.items()}
         return tensors
+
+
+def _with_plugins(method: Method) -> dict[str, list[str]]:
+    """Turn -> networks. A plug-in with parameters (a learned temperature) trains in every turn that trains the
+    student, whatever the method."""
+    learned = [name for name, net in method.networks().items() if isinstance(net, Slot) and any_trains(net)]
+    return {turn: [*nets, *(learned if "student" in nets else ())] for turn, nets in method.trains.items()}

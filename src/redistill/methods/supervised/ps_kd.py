@@ -5,7 +5,9 @@
 
 Roles: student (trained); no second network. P is a table of the training-mode predictions on the augmented samples,
 written after each step and read one epoch later: one forward pass per sample. What mixes label and past is a plug-in
-(``rectifier``), so plain cross-entropy, label smoothing and a constant alpha are the same method with another part.
+(``rectifier``), so plain cross-entropy, label smoothing and a constant alpha are the same method with another part. So
+is a ``temperature`` tau that softens the past before it meets the label, softmax(log P / tau); a learned one may see
+the student's logits, and gets its gradient through the target.
 
 Differs from the paper: a row that was not seen yet counts as its one-hot label, where the paper fills the table with
 labels. :class:`PreviousNetwork`, for data too large for a table, asks the network of the previous epoch instead.
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 from redistill.core import Loss, Method, Progress, Snapshot, UserError
 from redistill.core.method import Batch
 from redistill.supervised.targets import Progressive, TargetRectifier, one_hot
+from redistill.supervised.temperature import Temperature, log_of, soften
 
 cross_entropy = nn.functional.cross_entropy  # takes soft targets; mean over the batch only
 
@@ -44,22 +47,27 @@ class PsKd(Method):
     needs = ("image", "label")
 
     def __init__(
-        self, student: nn.Module, *, rows: int, classes: int, rectifier: TargetRectifier | None = None
-    ) -> None:
+        self, student: nn.Module, *, rows: int, classes: int, rectifier: TargetRectifier | None = None,
+        temperature: Temperature | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.student = student
-        self.rectifier = rectifier or Progressive()
+        self.rectifier, self.temperature = rectifier or Progressive(), temperature
         self.table: Tensor
         self.register_buffer("table", torch.zeros(rows, classes))  # a row of zeros: not seen yet
 
     def loss(self, turn: str, batch: Batch, now: Progress) -> Loss:
-        """``ce``: cross-entropy with the rectified targets; ``top1`` (watched): share of labels hit in training."""
+        """``ce``: cross-entropy with the rectified targets; ``top1`` (watched): share of labels hit in training;
+        ``temperature`` (watched): its mean over the rows, if there is one."""
         index, label, past = batch["index"], batch["label"], self.table[batch["index"]]  # [B], [B], [B, C]
         z = _logits(self.student, batch["image"], self.table.shape[1])  # [B, C]
-        past = torch.where(past.any(1, keepdim=True), past, one_hot(label, past))
+        seen, watch = past.any(1, keepdim=True), {"top1": (z.argmax(1) == label).float().mean()}
+        if self.temperature is not None:
+            tau = self.temperature(z.detach(), log_of(past), now)
+            past, watch["temperature"] = soften(past, tau), torch.as_tensor(tau).mean()
+        past = torch.where(seen, past, one_hot(label, past))  # a row that was not seen yet is its label, unsoftened
         terms = {"ce": cross_entropy(z, self.rectifier(label, past, now))}
-        gather = {"index": index, "probability": z.detach().softmax(1)}
-        return Loss(terms, gather=gather, watch={"top1": (z.argmax(1) == label).float().mean()})
+        return Loss(terms, gather={"index": index, "probability": z.detach().softmax(1)}, watch=watch)
 
     def after(self, turn: str, stats: dict[str, Tensor], now: Progress) -> None:
         """Remember this epoch's predictions, from all micro-batches and ranks."""
