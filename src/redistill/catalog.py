@@ -58,6 +58,7 @@ class Entry:
     arxiv: str = ""
     authors: tuple[str, ...] = ()
     class_: str = ""
+    run: str = ""
     study: str = ""
     extra: str = ""
 

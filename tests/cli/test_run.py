@@ -11,6 +11,7 @@ import torch
 import yaml
 from PIL import Image
 
+import redistill
 from redistill.cli.app import run as command
 from redistill.core.errors import UserError
 
@@ -106,16 +107,62 @@ def test_sdft_from_json_lines_to_a_transformers_folder(folder):
     AutoModelForCausalLM.from_pretrained("out/student")
 
 
-@pytest.mark.parametrize("slug", ["ps_kd", "dmd2", "sdft"])
+def test_a_solver_is_fitted_around_a_pipeline(folder, capsys):
+    from diffusers import DDIMPipeline, DDIMScheduler, DiffusionPipeline, UNet2DModel
+
+    net = UNet2DModel(
+        sample_size=8, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
+        down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"),
+    )  # fmt: skip
+    DDIMPipeline(net, DDIMScheduler()).save_pretrained("teacher")
+    file = recipe(
+        folder, method="d_ode", models={"teacher": {"kind": "diffusers", "path": "teacher"}}, plan=None,
+        options={"steps": 3, "scale": 2, "batch": 2}, data={"kind": "none"},
+    )  # fmt: skip
+    assert command(["run", str(file)]) == 0
+    assert "less error" in capsys.readouterr().out
+    assert len(json.loads((folder / "out" / "lambdas.json").read_text())["lambdas"]) == 3
+    pipeline = DiffusionPipeline.from_pretrained("out/pipeline", trust_remote_code=True)
+    assert pipeline(batch_size=1, num_inference_steps=3, output_type="np").images.shape == (1, 8, 8, 3)
+
+
+def test_a_table_is_fitted_by_repeated_ridge(folder, capsys):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(80, 2))
+    y = X @ [1.0, -2.0] + 3
+    (folder / "table.csv").write_text("a,b,y\n" + "".join(f"{a},{b},{c}\n" for (a, b), c in zip(X, y)))
+    file = recipe(
+        folder, method="repeated_sd", models=None, plan=None, options={"target": "y", "rounds": 1},
+        data={"kind": "table", "path": "table.csv"},
+    )  # fmt: skip
+    assert command(["run", str(file)]) == 0
+    found = json.loads((folder / "out" / "model.json").read_text())
+    assert found["coefficients"] == pytest.approx({"a": 1.0, "b": -2.0}, abs=1e-3)
+    assert found["intercept"] == pytest.approx(3, abs=1e-3)
+    with pytest.raises(UserError, match="another run"):
+        command(["run", str(file)])
+    with pytest.raises(UserError, match="did you mean 'y'"):
+        command(["run", str(file), "options.target=yy", "out=other"])
+    with pytest.raises(UserError, match="does not train"):
+        command(["run", str(file), "plan.steps=3", "out=other"])
+    assert not (folder / "other").exists()
+
+
+RECIPES = sorted(p.stem for p in (Path(redistill.__file__).parent / "recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("slug", RECIPES)
 def test_starter_recipes_are_valid(slug, folder):
     from redistill.cli.recipe import read
-    from redistill.cli.run import check_roles, method_class
+    from redistill.cli.run import check_roles, runnable
     from redistill.core import Plan
+    from redistill.core.slot import options
 
     assert command(["init", slug]) == 0
-    written = read(folder / f"{slug}.yaml")
-    check_roles(method_class(slug), written.models)
-    Plan(**written.plan)
+    written, target = read(folder / f"{slug}.yaml"), runnable(slug)
+    check_roles(target, written.models)
+    assert set(written.options) <= set(options(target))
+    assert not written.plan or Plan(**written.plan)
     with pytest.raises(UserError, match="exists"):
         command(["init", slug])
 
@@ -123,8 +170,8 @@ def test_starter_recipes_are_valid(slug, folder):
 STUDENT = {"kind": "torch", "path": NET, "options": {"inputs": 16, "outputs": 3}}
 MISTAKES: list[tuple[dict, list[str], str]] = [
     ({"method": "ps_kdd"}, [], "did you mean 'ps_kd'"),
-    ({"method": "sla"}, [], "planned, not built"),
-    ({"method": "repeated_sd"}, [], "no training loop"),
+    ({"method": "hyper_sd"}, [], "planned, not built"),
+    ({"method": "in_context"}, [], "no recipe"),
     ({"method": None}, [], "method"),
     ({"method": 3}, [], "method"),
     ({"modles": {}}, [], "did you mean 'models'"),
@@ -211,9 +258,9 @@ def test_a_mistake_is_one_line_and_nothing_is_written(changes, overrides, said, 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["run", "gone.yaml"], "no such file"), (["run"], "RECIPE"), (["init", "sla"], "planned"),
-        (["init", "ps_kd", "--out", "gone/x.yaml"], "no such folder"), (["init", "repeated_sd"], "no training loop"),
-        (["reproduce"], "--all"), (["reproduce", "nope_kd"], "unknown"), (["reproduce", "sla"], "planned"),
+        (["run", "gone.yaml"], "no such file"), (["run"], "RECIPE"), (["init", "hyper_sd"], "planned"),
+        (["init", "ps_kd", "--out", "gone/x.yaml"], "no such folder"), (["init", "in_context"], "no recipe"),
+        (["reproduce"], "--all"), (["reproduce", "nope_kd"], "unknown"), (["reproduce", "hyper_sd"], "planned"),
         (["reproduce", "ps_kd", "--seeds", "1,x"], "whole numbers"), 
         (["reproduce", "ps_kd", "--seeds", "1,1"], "twice"),
         (["reproduce", "ps_kd", "--jobs", "0"], "jobs"), (["run", "recipe.yaml", "--resum"], "resum"),

@@ -32,6 +32,7 @@ class DataSpec(BaseModel):
     kind: Literal["images", "table", "jsonl", "disk", "none"]
     path: str = ""
     columns: dict[str, str] = Field({}, description="the method's name of a column: its name in the data")
+    rows: Path | None = Field(None, description="an index file (npz): only these rows of the data are used")
     options: dict[str, Any] = {}
 
 
@@ -40,10 +41,10 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     method: str
-    models: dict[str, ModelSpec]
+    models: dict[str, ModelSpec] = {}
     options: dict[str, Any] = {}
     data: DataSpec
-    plan: dict[str, Any]
+    plan: dict[str, Any] = {}
     out: Path
 
 

@@ -19,49 +19,72 @@ def run(
     resume: Annotated[bool, typer.Option(help="Continue from the last checkpoint to the same bits.")] = False,
 ) -> None:
     """Distil your own model: read, check everything, train, export for the plain library."""
-    from redistill.cli import doors
     from redistill.cli.recipe import read
 
     wanted = read(recipe, overrides or [])
-    cls = method_class(wanted.method)
+    target = runnable(wanted.method)
+    roles = check_roles(target, wanted.models)
+    if wanted.out.exists() and any(wanted.out.iterdir()) and not resume:
+        raise UserError(f"{wanted.out} holds another run; give --resume or another out", place="out")
+    how = _train(wanted, target, roles, resume) if isinstance(target, type) else _call(wanted, target, roles)
+    typer.echo(how)
+
+
+def _train(wanted: Any, cls: Any, roles: list[str], resume: bool) -> str:
+    """A method: fit, and export the student."""
+    from redistill.cli import doors
     from redistill.core import Plan, fit
     from redistill.core.build import build, validated
 
-    roles = check_roles(cls, wanted.models)
-    plan = validated(Plan, wanted.plan, place=f"{recipe}: plan")
-    if (wanted.out / "checkpoints").exists() and not resume:
-        raise UserError(f"{wanted.out} holds another run; give --resume or another out", place="out")
+    plan = validated(Plan, wanted.plan, place="plan")
     models, sources = doors.load_models(wanted.models)
     rows = doors.load_rows(wanted.data, models)
     options = {**_from_data(cls, rows), **wanted.options}
     method = build(cls, options, *[models.get(role) for role in roles], place="options")
     done = fit(method, rows, plan, folder=wanted.out, resume=resume, show=True)
     how = doors.save_student(done.student, sources["student"], wanted.out / "student", options.get("steps", 1))
-    typer.echo(f"student after {done.history[-1]['step']} steps: {how}")
+    return f"student after {done.history[-1]['step']} steps: {how}"
 
 
-def method_class(slug: str) -> Any:
-    """The method of a system that trains. Raises :class:`UserError` for others, and says what to do instead."""
+def _call(wanted: Any, function: Any, roles: list[str]) -> str:
+    """A procedure: it gets what it asks for by name, writes into the folder, and says what it wrote."""
+    from redistill.cli import doors
+    from redistill.core import Plan
+    from redistill.core.build import build, validated
+
+    asked = inspect.signature(function).parameters
+    if wanted.plan and "plan" not in asked:
+        raise UserError(f"{wanted.method} does not train; leave the plan out", place="plan")
+    models, sources = doors.load_models(wanted.models)
+    given = {"rows": lambda: doors.load_rows(wanted.data, models), "folder": lambda: wanted.out,
+             "sources": lambda: sources, "plan": lambda: validated(Plan, wanted.plan, place="plan")}  # fmt: skip
+    filled = {name: make() for name, make in given.items() if name in asked}
+    return str(build(function, wanted.options, *[models.get(role) for role in roles], **filled))
+
+
+def runnable(slug: str) -> Any:
+    """The method of a system that trains, or the procedure of one that does not. Raises :class:`UserError` where there
+    is neither, and says what to do instead."""
     from redistill.catalog import entry, load
 
     found = entry(slug)
     if found.status != "built":
         raise UserError(f"{slug!r} is planned, not built yet; redistill list --status built", place="method")
-    if found.kind != "training":
-        raise UserError(f"{slug!r} has no training loop ({found.kind}); use {found.class_} from Python", place="method")
-    return load(found.class_)
+    if not found.run and found.kind != "training":
+        raise UserError(f"{slug!r} has no recipe ({found.kind}); use {found.class_} from Python", place="method")
+    return load(found.run or found.class_)
 
 
-def check_roles(cls: Any, given: dict[str, Any]) -> list[str]:
-    """The positional parameters of a method are its roles; every one without a default must be given."""
-    parameters = [p for p in inspect.signature(cls.__init__).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
-    roles = {p.name: p for p in parameters[1:]}
+def check_roles(target: Any, given: dict[str, Any]) -> list[str]:
+    """The positional parameters of a method or procedure are its roles; every one without a default must be given."""
+    parameters = inspect.signature(target).parameters.values()
+    roles = {p.name: p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD}
     for name in given:
         if name not in roles:
             raise unknown("role", name, roles, place=f"models.{name}")
     for name, parameter in roles.items():
         if parameter.default is parameter.empty and name not in given:
-            raise UserError(f"{cls.__name__} needs a {name}", place="models")
+            raise UserError(f"{target.__name__} needs a {name}", place="models")
     return list(roles)
 
 
@@ -78,13 +101,13 @@ def _from_data(cls: Any, rows: Any) -> dict[str, Any]:
 
 
 def init(
-    slug: Annotated[str, typer.Argument(metavar="SLUG", help="a system that trains")],
+    slug: Annotated[str, typer.Argument(metavar="SLUG", help="a system")],
     out: Annotated[Path | None, typer.Option(help="file to write; SLUG.yaml if left out")] = None,
 ) -> None:
     """Write a starter recipe for a system."""
     from importlib.resources import files
 
-    method_class(slug)
+    runnable(slug)
     target = out or Path(f"{slug}.yaml")
     if target.exists():
         raise UserError(f"{target} exists; choose another --out", place="init")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, get_args, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, ValidationError
@@ -12,23 +12,26 @@ from redistill.core.errors import UserError, nearest, unknown
 from redistill.core.slot import Slot, options
 
 
-def build(cls: type, given: Mapping[str, Any] | None = None, *roles: Any, place: str = "options") -> Any:
-    """An instance of ``cls`` from positional ``roles`` and the plain values ``given`` for its options.
+def build(
+    cls: Callable[..., Any], given: Mapping[str, Any] | None = None, *roles: Any, place: str = "options", **filled: Any
+) -> Any:
+    """An instance of ``cls`` (or what a function returns) from positional ``roles``, the plain values ``given`` for its
+    options, and options that the caller has ``filled`` with objects.
 
     Raises :class:`UserError` with the place, the value and the nearest valid word for an unknown option or a wrong
     type.
     """
-    given, known = dict(given or {}), options(cls)
+    given, known = dict(given or {}), {name: p for name, p in options(cls).items() if name not in filled}
     for name in given:
         if name not in known:
             raise unknown("option", name, known, place=f"{place}.{name}")
-    hints = get_type_hints(getattr(cls, "__init__"))  # noqa: B009, mypy's view of __init__
+    hints = get_type_hints(getattr(cls, "__init__") if isinstance(cls, type) else cls)  # noqa: B009, mypy's view
     values = {n: convert(v, hints.get(n, Any), place=f"{place}.{n}") for n, v in given.items()}
     required = [n for n, p in known.items() if p.default is inspect.Parameter.empty and n not in values]
     if required:
         raise UserError(f"{cls.__name__} needs a value for {required[0]!r}", place=place)
     try:
-        return cls(*roles, **values)
+        return cls(*roles, **values, **filled)
     except UserError as mistake:
         raise UserError(str(mistake), place=place) from mistake
 

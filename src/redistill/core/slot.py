@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Callable
 from typing import Any, Self
 
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
@@ -47,11 +48,11 @@ class Slot(Configured):
         return dict(sorted(found.items()))
 
 
-def options(cls: type[Any]) -> dict[str, inspect.Parameter]:
-    """The keyword-only parameters of a constructor: what a recipe may set."""
+def options(cls: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The keyword-only parameters of a constructor or a function: what a recipe may set."""
     parameters = inspect.signature(cls).parameters.values()
     keyword = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
-    if keyword or not issubclass(cls, Slot):
+    if keyword or not (isinstance(cls, type) and issubclass(cls, Slot)):
         return keyword
     return {p.name: p for p in parameters}  # a plug-in has nothing but options
 

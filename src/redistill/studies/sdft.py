@@ -35,6 +35,7 @@ Conversations = list[list[contexts.Message]]
 ROLLOUTS: dict[str, Any] = {"skip_tokens": 0, "max_new_tokens": OWN}
 METHODS: dict[str, Callable[[CausalLm], Method]] = {
     "sft": SupervisedFineTuning,
+    "sft_same_rate": SupervisedFineTuning,
     "sft_teacher": SupervisedFineTuning,
     "offline": OfflineContextDistillation,
     "sdft": lambda lm: Sdft(lm, **ROLLOUTS),
@@ -77,7 +78,7 @@ def lesson(arm: str, lm: CausalLm, name: str, seed: int, rows: int) -> dict[str,
     """Questions of one operator with and without demonstration, and the completions that the offline arms learn."""
     task = bed.instances(name, rows, seed=seed)
     data = contexts.two_contexts(lm.tokenizer, plain(task), demonstrated(task))
-    if arm == "sft":
+    if arm in ("sft", "sft_same_rate"):
         data["completion"], data["completion_mask"] = contexts.encode_completions(lm.tokenizer, task.demonstration)
     if arm in ("sft_teacher", "offline"):
         numbers = torch.rand(rows, OWN, generator=torch.Generator().manual_seed(seed))
@@ -174,7 +175,8 @@ STUDY = Study(
     slug="sdft",
     question="Does on-policy self-distillation from demonstrations learn what fine-tuning learns, and forget less?",
     arms={
-        "sft": "fine-tuning on the demonstrations", "sft_teacher": "fine-tuning on samples of the shown model",
+        "sft": "fine-tuning on the demonstrations, at the rate that learns them",
+        "sft_same_rate": "fine-tuning on the demonstrations, at the rate of the other arms", "sft_teacher": "fine-tuning on samples of the shown model",
         "offline": "forward KL to the shown model, on its samples", "sdft": "SDFT, forward KL, teacher rate 0.01",
         "reverse": "SDFT, reverse KL", "frozen": "SDFT, teacher frozen at the start of each lesson",
         "facts_before": "SmolLM2-135M as it came", "facts_in_context": "SmolLM2-135M that may read the document",

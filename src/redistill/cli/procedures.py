@@ -1,0 +1,74 @@
+"""Systems that do not train, as a recipe runs them: positional networks, keyword options, and by name what ``run``
+fills in (``rows``, ``plan``, ``folder``, ``sources``). Each writes into ``folder`` and says what it wrote."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from redistill.core.errors import UserError, unknown
+
+
+def d_ode(
+    teacher: Any,
+    *,
+    folder: Path,
+    sources: dict[str, Any],
+    steps: int = 5,
+    scale: int = 10,
+    solver: Literal["ddim", "dpm_solver_2m", "heun"] = "ddim",
+    prediction: Literal["x0", "eps"] = "x0",
+    batch: int = 32,
+    seed: int = 0,
+) -> str:
+    """Fit a ``steps``-step solver around a frozen diffusers network, on one batch of noise; write its numbers and,
+    where a scheduler can carry them, a pipeline."""
+    import torch
+
+    from redistill.diffusion.schedulers import save_pipeline
+    from redistill.methods.generation.d_ode import fit_lambdas
+
+    source = sources["teacher"]
+    noise = torch.randn(batch, *source.shape, generator=torch.Generator().manual_seed(seed))
+    fitted = fit_lambdas(teacher, noise, steps, scale=scale, solver=solver, prediction=prediction)
+    folder.mkdir(parents=True, exist_ok=True)
+    fitted.save(folder / "lambdas.json")
+    gain = 1 - fitted.after[-1] / max(fitted.before[-1], 1e-12)
+    said = f"{folder / 'lambdas.json'}: {100 * gain:.0f} % less error at the last mark of the fit"
+    if source.pipeline is None or solver == "heun" or (solver, prediction) == ("dpm_solver_2m", "eps"):
+        return said
+    source.pipeline.scheduler = fitted.scheduler(teacher)
+    save_pipeline(source.pipeline, folder / "pipeline")
+    return f"{said}; DiffusionPipeline.from_pretrained({str(folder / 'pipeline')!r}, trust_remote_code=True)"
+
+
+def repeated_sd(
+    *, rows: dict[str, np.ndarray], folder: Path, target: str, rounds: int = 2, validation: float = 0.25, seed: int = 0
+) -> str:
+    """Ridge regression with ``rounds`` of self-distillation on the number columns of a table; ``validation`` of the
+    rows choose the penalty and the weights. Writes the linear model as JSON."""
+    from redistill.methods.analysis.repeated_sd import fit_repeated
+
+    if target not in rows:
+        raise unknown("column", target, rows, place="options.target")
+    names = [name for name, values in rows.items() if name != target and values.dtype.kind == "f" and values.ndim == 1]
+    if not names:
+        raise UserError("no column of numbers beside the target", place="data")
+    X, y = np.stack([rows[name] for name in names], 1), rows[target]
+    order = np.random.default_rng(seed).permutation(len(y))
+    held, used = np.split(order, [max(1, round(validation * len(y)))])
+    models = {k: fit_repeated(X[used], y[used], X[held], y[held], rounds=k) for k in {0, rounds}}
+    best = models[rounds]
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = {
+        "coefficients": dict(zip(names, best.coef_.tolist())), "intercept": float(best.intercept_), "penalty": best.lam,
+        "xi": best.xi.tolist(), "validation_mse": {k: m.validation_mse_ for k, m in models.items()},
+    }  # fmt: skip
+    (folder / "model.json").write_text(json.dumps(numbers, indent=1) + "\n")
+    return (
+        f"{folder / 'model.json'}: validation error {best.validation_mse_:.4g} after {rounds} rounds, "
+        f"{models[0].validation_mse_:.4g} for the best plain ridge"
+    )
