@@ -7,15 +7,14 @@ import math
 import pytest
 import torch
 
-from redistill.core import Loss, Plan, UserError, fit
+from redistill.core import Loss, Plan, Progress, UserError, fit
 from redistill.core.followers import same_weights
-from redistill.core.method import bare_progress
 from redistill.models.nets import mlp
 from redistill.supervised.classifier import Distillation, Weighted, logits, soft_cross_entropy
 from redistill.supervised.targets import mix
 from redistill.supervised.weights import Answers, Boosting, Equal, discordance
 
-NOW, ROWS = bare_progress(), 12
+NOW, ROWS = Progress(epoch=1, epochs=2), 12
 FREE = {"most": math.inf, "cap": None}
 
 
@@ -158,15 +157,14 @@ class Past(Weighted):
         self.weigh_by(weight, rows)
 
     def prepare(self, batch, now):
-        return self.measured(batch)
+        return self.measured(batch, now)
 
     def loss(self, turn, batch, now):
         z = logits(self.student, batch)
         past = z.detach().softmax(1)
         ce = soft_cross_entropy(z, mix(batch["label"], past, 0.3))
-        return Loss(
-            {"ce": (self.weights(batch, z, past.log(), now) * ce).mean()}, gather=self.noticed(batch, z, past.log())
-        )
+        terms = {"ce": (self.weights(batch, z, past.log(), now) * ce).mean()}
+        return Loss(terms, gather=self.noticed(batch, z, past.log(), now))
 
 
 def test_equal_weights_are_no_weights_to_the_bit():
@@ -221,6 +219,14 @@ def test_a_method_without_a_teacher_network_can_carry_weights(weight, tmp_path):
     assert whole.table[:, 0].std() > 0.02
     trained(until=7, folder=tmp_path)  # in the middle of a pass
     assert same_weights(whole, trained(folder=tmp_path))
+
+
+def test_nothing_is_learnt_from_the_warm_up():
+    for warmup, boosted in ((4, False), (3, True), (0, True)):
+        method = distilled(Boosting(warmup=warmup))
+        assert (method.table[:, 0].std() > 0.01) == boosted
+        if not boosted:
+            assert torch.equal(method.table, Boosting().start(40).double())
 
 
 @pytest.mark.parametrize("every", ["pass", "step"])

@@ -60,9 +60,13 @@ class Weighted(Method):
             raise UserError(f"rows={rows}; a weight that remembers needs the number of training rows", place="rows")
         self.register_buffer("table", self.weight.start(rows) if self.weight.remembers else None)
 
-    def measured(self, batch: Batch) -> Batch:
+    def learns(self, now: Progress) -> bool:
+        """Whether the weight changes in this epoch."""
+        return self.table is not None and now.epoch >= self.weight.warmup
+
+    def measured(self, batch: Batch, now: Progress) -> Batch:
         """``batch`` with the student's logits in evaluation mode, where the weight learns from them."""
-        if self.table is None or self.weight.measure == "train":
+        if not self.learns(now) or self.weight.measure == "train":
             return batch
         training = self.student.training
         measured = logits(self.student.eval(), batch)
@@ -74,9 +78,9 @@ class Weighted(Method):
         index = batch.get("index", torch.arange(len(student)))
         return self.weight(self.table, Answers(student.detach(), teacher, batch.get("label"), index), now)
 
-    def noticed(self, batch: Batch, student: Tensor, teacher: Tensor | None) -> dict[str, Tensor]:
+    def noticed(self, batch: Batch, student: Tensor, teacher: Tensor | None, now: Progress) -> dict[str, Tensor]:
         """What :meth:`after` has to know of the rows."""
-        if self.table is None:
+        if not self.learns(now):
             return {}
         found = {"student": batch.get("student_logits", student.detach()), "teacher": teacher,
                  "label": batch.get("label"), "index": batch["index"]}  # fmt: skip
@@ -84,7 +88,8 @@ class Weighted(Method):
 
     def after(self, turn: str, stats: dict[str, Tensor], now: Progress) -> None:
         """Let the weight remember."""
-        if self.table is not None:
+        if self.learns(now):
+            assert self.table is not None
             answers = Answers(stats["student"], stats.get("teacher"), stats.get("label"), stats["index"])
             self.weight.update(self.table, answers, now)
 
@@ -126,7 +131,7 @@ class Distillation(Weighted):
 
     def prepare(self, batch: Batch, now: Progress) -> Batch:
         """Add the teacher's logits [B, C], from evaluation mode, and the student's where its weights ask for them."""
-        batch = self.measured(batch)
+        batch = self.measured(batch, now)
         if self.teacher is None:
             return batch
         return {**batch, "teacher_logits": logits(self.teacher, batch)}
@@ -149,4 +154,4 @@ class Distillation(Weighted):
         if self.soft_weight:
             soft = self.match(z_s, z_t, batch.get("label"), tau)
             terms["soft"] = self.soft_weight * (soft if self.weighted == "hard" else w * soft).mean()
-        return Loss(terms, gather=self.noticed(batch, z_s, taught))
+        return Loss(terms, gather=self.noticed(batch, z_s, taught, now))

@@ -29,11 +29,12 @@ class SampleWeight(Slot):
     """Weights [B] of rows, without gradient.
 
     ``remembers``: whether there is a ``table`` [rows, S]; ``measure``: the mode in which the student answers for
-    :meth:`update` (evaluation mode costs one more forward pass).
+    :meth:`update` (evaluation mode costs one more forward pass); ``warmup``: the epochs without :meth:`update`.
     """
 
     remembers = False
     measure: Literal["eval", "train"] = "train"
+    warmup = 0
 
     def start(self, rows: int) -> Tensor:
         """The table before the first step."""
@@ -62,7 +63,8 @@ class Boosting(SampleWeight):
 
     d_i is 1 where the classes differ, or with ``soft`` half the L1 distance of the probabilities. ``discord``: against
     the teacher, the label, or either (the larger d). ``every``: update all rows once each has been seen again
-    ("pass"), or the rows of a batch after its step ("step"). ``cap=None``: no bound.
+    ("pass"), or the rows of a batch after its step ("step"). ``cap=None``: no bound. The answers of the first
+    ``warmup`` epochs are left out: a new head contradicts at random.
 
     The table holds w_i n and the newest d_i, -1 until it is measured in this pass.
     """
@@ -72,14 +74,14 @@ class Boosting(SampleWeight):
     def __init__(
         self, discord: Literal["teacher", "label", "either"] = "teacher", soft: bool = False,
         every: Literal["pass", "step"] = "pass", eta: float = 1.0, most: float = 2.0, cap: float | None = 10.0,
-        measure: Literal["eval", "train"] = "eval",
+        warmup: int = 1, measure: Literal["eval", "train"] = "eval",
     ) -> None:  # fmt: skip
         if eta < 0 or most < 0:
             raise UserError(f"eta={eta}, most={most}; give numbers from 0 up", place="weight")
         if cap is not None and cap < 1:
             raise UserError(f"cap={cap}; no cap below 1 can hold, for the mean weight is 1", place="weight")
         self.discord, self.soft, self.every = discord, soft, every
-        self.eta, self.most, self.cap, self.measure = eta, most, cap, measure
+        self.eta, self.most, self.cap, self.warmup, self.measure = eta, most, cap, warmup, measure
 
     def start(self, rows: int) -> Tensor:
         """Weights of 1, nothing measured."""
