@@ -51,4 +51,40 @@ def sdft() -> tuple[Method, Any]:
     return Sdft(student, max_new_tokens=5, skip_tokens=1).double(), data
 
 
-CASES: dict[str, Case] = {"ps_kd": ps_kd, "dmd2": dmd2, "sdft": sdft}
+def pruned_data_kd() -> tuple[Method, Any]:
+    from redistill.methods.supervised.pruned_data_kd import PrunedDataKd
+    from redistill.models.nets import mlp
+
+    torch.manual_seed(0)
+    data = {"image": _random(22, 6), "label": torch.arange(22) % 3}
+    return PrunedDataKd(mlp(6, 3, [8]), mlp(6, 3, [8]), fraction=0.3).double(), data
+
+
+def ctkd() -> tuple[Method, Any]:
+    from redistill.methods.supervised.ctkd import Ctkd
+    from redistill.models.nets import mlp
+    from redistill.supervised.temperature import InstanceCurriculum
+
+    torch.manual_seed(0)
+    data = {"image": _random(22, 6), "label": torch.arange(22) % 3}
+    each = InstanceCurriculum(3, hidden=4, low=0.5, span=2.0)
+    return Ctkd(mlp(6, 3, [8]), mlp(6, 3, [12]), temperature=each).double(), data
+
+
+def sla() -> tuple[Method, Any]:
+    from redistill.methods.supervised.sla import Sla
+    from redistill.models.nets import convnet
+
+    torch.manual_seed(0)
+    data = {"image": _random(22, 2, 6, 6), "label": torch.arange(22) % 3}
+    return Sla(convnet(2, 3, (4, 6)), joint_weight=4.0).double(), data
+
+
+CASES: dict[str, Case] = {
+    "ps_kd": ps_kd,
+    "dmd2": dmd2,
+    "sdft": sdft,
+    "ctkd": ctkd,
+    "pruned_data_kd": pruned_data_kd,
+    "sla": sla,
+}

@@ -111,6 +111,8 @@ def load_rows(spec: DataSpec, models: dict[str, Any]) -> Any:
             rows[wanted] = rows.pop(name)
     elif spec.columns:
         rows = data.Renamed(rows, spec.columns)
+    if spec.rows is not None:
+        rows = data.pick(rows, spec.rows)
     return _tokens(rows, models) if spec.kind == "jsonl" else rows
 
 

@@ -115,6 +115,9 @@ class Engine:
 
     def _place(self) -> None:
         self.method.to(self.world.device)
+        for name, net in self.method.networks().items():
+            if name not in self.roles.trained:
+                net.eval()  # the first ``prepare`` comes before any turn
         if self.plan.parallel == "shard":
             if self.world.size == 1:
                 raise UserError("'shard' needs several processes (accelerate launch)", place="plan.parallel")

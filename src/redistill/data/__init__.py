@@ -5,6 +5,9 @@ Every door gives a table of rows with the column names that methods ask for (``i
 """
 
 from redistill.data.images import ImageFolder
+from redistill.data.picked import Picked, pick, read_picked, write_picked
 from redistill.data.rows import Renamed, from_disk, read_jsonl, read_table
 
-__all__ = ["ImageFolder", "Renamed", "from_disk", "read_jsonl", "read_table"]
+__all__ = [
+    "ImageFolder", "Picked", "Renamed", "from_disk", "pick", "read_jsonl", "read_picked", "read_table", "write_picked"
+]  # fmt: skip

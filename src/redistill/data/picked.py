@@ -1,0 +1,58 @@
+"""Index files: which rows of a data set are used, stored once as npz and read by any recipe (``data.rows``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from redistill.core.errors import UserError
+
+
+def write_picked(path: str | Path, rows: np.ndarray, total: int, **more: np.ndarray) -> None:
+    """Write the numbers ``rows`` of the rows that are kept of ``total``, and ``more`` arrays (the scores) beside
+    them."""
+    np.savez_compressed(path, rows=np.asarray(rows, np.int64), total=np.int64(total), **more)  # type: ignore[arg-type]
+
+
+def read_picked(path: str | Path, total: int) -> np.ndarray:
+    """The row numbers in an index file. Raises :class:`UserError` when it is missing, holds something else, or was made
+    for a data set of another length than ``total``."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            rows, made_for = arrays["rows"], int(arrays["total"])
+    except (OSError, KeyError, ValueError) as error:
+        raise UserError(f"{path} is no index file ({error}); write_picked makes one", place="data.rows") from error
+    if made_for != total:
+        raise UserError(f"{path} picks rows of a data set of {made_for}, this one has {total}", place="data.rows")
+    if len(rows) == 0 or rows.min() < 0 or rows.max() >= total:
+        raise UserError(f"{path} holds no rows, or rows outside 0..{total - 1}; make it anew", place="data.rows")
+    return rows
+
+
+class Picked:
+    """The given rows of a map-style data set, in that order; everything else is asked of the data set."""
+
+    def __init__(self, data: Any, rows: np.ndarray) -> None:
+        self.data, self.rows = data, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, number: int) -> Any:
+        return self.data[int(self.rows[number])]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "data":  # copies and pickles ask before there is a data set
+            raise AttributeError(name)
+        return getattr(self.data, name)
+
+
+def pick(data: Any, path: str | Path) -> Any:
+    """The rows of ``data`` (columns, a list or a data set) that the index file ``path`` names."""
+    if isinstance(data, Mapping):
+        rows = read_picked(path, len(next(iter(data.values()))))
+        return {name: column[rows] for name, column in data.items()}
+    return Picked(data, read_picked(path, len(data)))

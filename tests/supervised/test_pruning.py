@@ -1,0 +1,115 @@
+"""Scores of rows and what they keep, against their closed forms."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from redistill.core import Plan, UserError, fit
+from redistill.models.nets import mlp, staged_convnet
+from redistill.supervised import pruning
+from redistill.supervised.classifier import Classification
+
+RNG = np.random.default_rng(0)
+LABEL = np.repeat(np.arange(4), [10, 20, 30, 7])
+
+
+def test_el2n_of_a_perfect_and_of_an_ignorant_model():
+    assert pruning.el2n(np.eye(4)[LABEL], LABEL).max() == 0
+    np.testing.assert_allclose(pruning.el2n(np.full((len(LABEL), 4), 0.25), LABEL), np.sqrt(1 - 1 / 4))
+
+
+def test_el2n_is_the_mean_over_runs():
+    runs = RNG.dirichlet(np.ones(4), (3, len(LABEL)))
+    np.testing.assert_allclose(
+        pruning.el2n(runs, LABEL), np.mean([pruning.el2n(run, LABEL) for run in runs], 0), rtol=1e-12
+    )
+
+
+@pytest.mark.parametrize("net", [mlp(16, 3, [5]), staged_convnet(1, 3, [4])])
+def test_grand_is_the_norm_of_a_rows_own_gradient(net):
+    net, image, label = net.eval(), torch.randn(5, 1, 4, 4), torch.arange(5) % 3
+    slow = []
+    for x, y in zip(image, label):
+        gradient = torch.autograd.grad(cross_entropy(net(x[None]), y[None]), list(net.parameters()))
+        slow.append(float(torch.cat([g.flatten() for g in gradient]).norm()))
+    np.testing.assert_allclose(pruning.grand(net, image, label, chunk=2), slow, rtol=1e-4)
+
+
+def test_forgetting_counts_losses_and_keeps_what_is_never_learnt():
+    looks = np.array([[1, 0, 0, 1], [0, 0, 1, 1], [1, 0, 0, 1], [0, 0, 1, 1]], bool)  # [E, N]
+    assert pruning.forgetting(looks).tolist() == [2, np.inf, 1, 0]
+
+
+def test_the_watch_sees_every_epoch_and_leaves_the_run_as_it_was():
+    def run(observers):
+        torch.manual_seed(0)
+        net = staged_convnet(1, 3, [4])
+        return fit(Classification(net), data, Plan(epochs=3, batch_size=8, log_every=3), observers=observers).student
+
+    data = {"image": torch.randn(24, 1, 4, 4), "label": torch.arange(24) % 3}
+    watch = pruning.Watch(data["image"], data["label"])
+    watched, alone = run((watch,)), run(())
+    assert watch.correct.shape == (3, 24) and watch.correct.dtype == bool
+    with torch.no_grad():
+        assert np.array_equal(watch.correct[-1], (watched(data["image"]).argmax(1) == data["label"]).numpy())
+    assert all(torch.equal(a, b) for a, b in zip(watched.state_dict().values(), alone.state_dict().values()))
+
+
+def test_margin_and_entropy_rise_with_doubt():
+    p = np.array([[0.9, 0.1, 0.0], [0.5, 0.4, 0.1], [1 / 3, 1 / 3, 1 / 3]])
+    np.testing.assert_allclose(pruning.margin(p), [-0.8, -0.1, 0], atol=1e-15)
+    np.testing.assert_allclose(pruning.entropy(p)[2], np.log(3))
+    assert (np.diff(pruning.entropy(p)) > 0).all()
+
+
+def test_herding_takes_the_best_next_row_of_each_class():
+    x = RNG.standard_normal((len(LABEL), 3))
+    place = pruning.herding(x, LABEL)
+    for c in range(4):
+        rows = np.flatnonzero(c == LABEL)
+        assert sorted(place[rows]) == list(range(len(rows)))
+        taken, left = [], set(rows)
+        for k in range(len(rows)):  # slowly: the row that brings the mean of those taken nearest to the class mean
+            best = min(left, key=lambda r: np.linalg.norm(x[[*taken, r]].mean(0) - x[rows].mean(0)))
+            assert place[best] == k
+            taken.append(best)
+            left.remove(best)
+
+
+def test_distance_to_centre_is_within_the_class():
+    x = RNG.standard_normal((len(LABEL), 3)) + 100 * LABEL[:, None]
+    distance = pruning.distance_to_centre(x, LABEL)
+    np.testing.assert_allclose(distance[:10], np.linalg.norm(x[:10] - x[:10].mean(0), axis=1))
+    assert distance.max() < 10
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.33, 0.5, 1.0])
+def test_class_balance_keeps_the_rounded_share_of_every_class(fraction):
+    kept = pruning.kept_rows(pruning.chance(len(LABEL), 0), LABEL, fraction)
+    assert np.bincount(LABEL[kept], minlength=4).tolist() == [round(fraction * n) for n in (10, 20, 30, 7)]
+    assert (np.diff(kept) > 0).all()
+    assert len(pruning.kept_rows(pruning.chance(67, 0), LABEL, fraction, balanced=False)) == round(fraction * 67)
+
+
+def test_hard_easy_and_moderate():
+    label, score = np.zeros(5, int), np.array([3.0, 1.0, np.inf, 2.0, 9.0])
+    kept = {order: pruning.kept_rows(score, label, 0.4, order=order).tolist() for order in ("hard", "easy", "moderate")}
+    assert kept == {"hard": [2, 4], "easy": [1, 3], "moderate": [0, 3]}  # the median of the finite scores is 2.5
+
+
+def test_chance_is_the_same_for_the_same_seed():
+    assert np.array_equal(pruning.chance(9, 4), pruning.chance(9, 4))
+    assert not np.array_equal(pruning.chance(9, 4), pruning.chance(9, 5))
+
+
+@pytest.mark.parametrize(
+    ("given", "part"),
+    [({"fraction": 0}, "above 0"), ({"fraction": 1.5}, "above 0"), ({"fraction": 0.001}, "keeps none"),
+     ({"fraction": 0.5, "order": "easyy"}, "did you mean 'easy'")],
+)  # fmt: skip
+def test_wrong_input_is_refused(given, part):
+    with pytest.raises(UserError, match=part):
+        pruning.kept_rows(pruning.chance(len(LABEL), 0), LABEL, **given)
