@@ -23,7 +23,7 @@ from redistill.language.rollouts import answer_texts
 from redistill.methods.language.sdft import Sdft
 from redistill.models.transformers import AdapterOff, CausalLm
 
-LONGEST = 24  # tokens of an answer
+LONGEST = 16  # tokens of an answer
 FLOOR = 0.7  # share of the questions that the model must answer with the sentence before it
 ASKED = [(q, fact) for fact in bed.FACTS for q in fact.questions]
 QUESTIONS: dict[str, list[tuple[str, str]]] = {
@@ -43,7 +43,7 @@ def knowledge(arm: str, seed: int, budget: Mapping[str, Any]) -> Outcome:
     if arm != "facts_before":
         contexts.require_teacher(teacher_score(lm), FLOOR, task="the questions about the document")
         plan = Plan(
-            steps=budget["facts_steps"], batch_size=9, lr=budget["facts_lr"], schedule="cosine", warmup=2, clip=1.0,
+            steps=budget["facts_steps"], batch_size=9, lr=budget["facts_lr"][arm], schedule="cosine", warmup=2, clip=1.0,
             seed=seed, device="cpu", log_every=1000,
         )  # fmt: skip
         fit(build(arm, lm), lesson(lm), plan)
