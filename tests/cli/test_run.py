@@ -148,6 +148,31 @@ def test_a_table_is_fitted_by_repeated_ridge(folder, capsys):
     assert not (folder / "other").exists()
 
 
+def test_a_teachers_answers_are_stored_once_and_then_stand_for_it(folder):
+    from safetensors.torch import load_file
+
+    nets = {role: {"kind": "torch", "path": NET, "options": {"inputs": 16, "outputs": 3, "hidden": [h]}}
+            for role, h in (("student", 4), ("teacher", 8))}  # fmt: skip
+    data = {"kind": "table", "path": "rows.npz", "teacher_logits": "answers.npy"}
+    file = str(recipe(folder, method="pruned_data_kd", models=nets, options={"fraction": 0.5}, data=data))
+    torch.manual_seed(0)
+    assert command(["run", file]) == 0
+    assert np.load(folder / "answers.npy").shape == (24, 3)
+    file = str(
+        recipe(
+            folder, method="pruned_data_kd", models={"student": nets["student"]}, options={"fraction": 0.5}, data=data
+        )
+    )
+    torch.manual_seed(0)
+    assert command(["run", file, "out=again"]) == 0
+    one, two = (load_file(folder / out / "student" / "model.safetensors") for out in ("out", "again"))
+    assert one.keys() == two.keys()
+    with pytest.raises(UserError, match="no teacher's answers"):
+        command(["run", file, "out=third", "data.teacher_logits=gone.npy"])
+    with pytest.raises(UserError, match="needs a teacher"):
+        command(["run", file, "out=third", "data.teacher_logits=null"])
+
+
 RECIPES = sorted(p.stem for p in (Path(redistill.__file__).parent / "recipes").glob("*.yaml"))
 
 

@@ -116,6 +116,18 @@ def load_rows(spec: DataSpec, models: dict[str, Any]) -> Any:
     return _tokens(rows, models) if spec.kind == "jsonl" else rows
 
 
+def load_answers(file: Path, rows: Any, teacher: Any) -> Any:
+    """The rows with the stored answers of ``teacher``, who is asked once where there are none; None: they must be
+    there."""
+    from redistill.data.signals import WithSignals, read_signals, with_teacher
+    from redistill.supervised.classifier import logits
+
+    if teacher is not None:
+        return with_teacher(teacher, rows, file, ask=logits)
+    count = len(next(iter(rows.values()))) if isinstance(rows, dict) else len(rows)
+    return WithSignals(rows, read_signals(file, count))
+
+
 def _tokens(rows: Any, models: dict[str, Any]) -> Any:
     tokenizer = getattr(models.get("student"), "tokenizer", None)
     if tokenizer is None:

@@ -23,7 +23,8 @@ def run(
 
     wanted = read(recipe, overrides or [])
     target = runnable(wanted.method)
-    roles = check_roles(target, wanted.models)
+    stored = {"teacher": None} if wanted.data.teacher_logits else {}
+    roles = check_roles(target, {**stored, **wanted.models})
     if wanted.out.exists() and any(wanted.out.iterdir()) and not resume:
         raise UserError(f"{wanted.out} holds another run; give --resume or another out", place="out")
     how = _train(wanted, target, roles, resume) if isinstance(target, type) else _call(wanted, target, roles)
@@ -40,6 +41,8 @@ def _train(wanted: Any, cls: Any, roles: list[str], resume: bool) -> str:
     models, sources = doors.load_models(wanted.models)
     rows = doors.load_rows(wanted.data, models)
     options = {**_from_data(cls, rows), **wanted.options}
+    if wanted.data.teacher_logits:
+        rows = doors.load_answers(wanted.data.teacher_logits, rows, models.pop("teacher", None))
     method = build(cls, options, *[models.get(role) for role in roles], place="options")
     done = fit(method, rows, plan, folder=wanted.out, resume=resume, show=True)
     how = doors.save_student(done.student, sources["student"], wanted.out / "student", options.get("steps", 1))
