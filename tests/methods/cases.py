@@ -80,6 +80,14 @@ def sla() -> tuple[Method, Any]:
     return Sla(convnet(2, 3, (4, 6)), joint_weight=4.0).double(), data
 
 
+def ssld() -> tuple[Method, Any]:
+    from redistill.methods.supervised.ssld import Ssld
+    from redistill.models.nets import mlp
+
+    torch.manual_seed(0)
+    return Ssld(mlp(6, 3, [8]), mlp(6, 3, [12])).double(), {"image": _random(22, 6)}
+
+
 CASES: dict[str, Case] = {
     "ps_kd": ps_kd,
     "dmd2": dmd2,
@@ -87,4 +95,5 @@ CASES: dict[str, Case] = {
     "ctkd": ctkd,
     "pruned_data_kd": pruned_data_kd,
     "sla": sla,
+    "ssld": ssld,
 }

@@ -10,7 +10,7 @@ import typer
 
 EXTRAS = {
     "tables": ("statsmodels", "mlxtend"), "language": ("transformers", "peft", "datasets", "gguf"),
-    "diffusion": ("diffusers", "transformers"), "timm": ("timm",), "trackers": ("tensorboard",),
+    "diffusion": ("diffusers", "transformers"), "timm": ("timm",), "search": ("optuna",), "trackers": ("tensorboard",),
     "trackio": ("trackio",),
 }  # fmt: skip
 

@@ -176,7 +176,8 @@ STUDY = Study(
     question="Does on-policy self-distillation from demonstrations learn what fine-tuning learns, and forget less?",
     arms={
         "sft": "fine-tuning on the demonstrations, at the rate that learns them",
-        "sft_same_rate": "fine-tuning on the demonstrations, at the rate of the other arms", "sft_teacher": "fine-tuning on samples of the shown model",
+        "sft_same_rate": "fine-tuning on the demonstrations, at the rate of the other arms",
+        "sft_teacher": "fine-tuning on samples of the shown model",
         "offline": "forward KL to the shown model, on its samples", "sdft": "SDFT, forward KL, teacher rate 0.01",
         "reverse": "SDFT, reverse KL", "frozen": "SDFT, teacher frozen at the start of each lesson",
         "facts_before": "SmolLM2-135M as it came", "facts_in_context": "SmolLM2-135M that may read the document",
@@ -209,7 +210,8 @@ STUDY = Study(
               "facts_sft", "lower", 0.3, relative=True),
     ),
     cell=cell,
-    budget={"steps": 150, "rows": 512, "lr": 0.003, "lr_demonstrations": 0.02, "facts_steps": 32, "facts_lr": {"facts_sft": 1e-3, "facts_sdft": 4e-3},
+    budget={"steps": 150, "rows": 512, "lr": 0.003, "lr_demonstrations": 0.02, "facts_steps": 32,
+            "facts_lr": {"facts_sft": 1e-3, "facts_sdft": 4e-3},
             "facts_questions": None},
     smoke={"steps": 4, "rows": 64, "facts_steps": 1, "facts_questions": 1},
     draw=draw,
@@ -219,15 +221,16 @@ STUDY = Study(
         "redistill.beds.lm", "redistill.beds.smollm", "redistill.studies.sdft_knowledge",
     ),
     notes=(
-        "Rates differ. Fine-tuning on the demonstrations learns nothing of their foreign layout at the rate of the other "
-        "arms (0.003), so it has 0.02; the arm sft_same_rate shows it at 0.003. Part of what it forgets is that rate; "
-        "fine-tuning on the shown model's own samples, at 0.003, forgets as little as SDFT does.",
-        "First judged on seeds 1, 2, 3 (no sft_same_rate; SmolLM2 with 24 steps, rate 1e-3, answers of 24 tokens): SDFT "
-        "put nothing of the document into SmolLM2 (0.06 of held-out questions; on-policy, a student that never says the "
-        "fact is corrected token by token). On seed 101, 32 steps at 4e-3 and answers of 16 tokens gave 0.50. No claim "
-        "was changed, and seeds 4, 5, 6 judge. Fine-tuning of SmolLM2 keeps 1e-3, at which it learns everything.",
-        "The shown tiny model is nearly deterministic, so its samples, forward KL on its samples and on-policy KL teach "
-        "almost the same thing: the on-policy gain is not visible here. A teacher that follows at 0.01 and one frozen for "
-        "150 steps also coincide.",
+        "Rates differ. Fine-tuning on the demonstrations learns nothing of their foreign layout at the rate of the "
+        "other arms (0.003), so it has 0.02; the arm sft_same_rate shows it at 0.003. Part of what it forgets is that"
+        " rate; fine-tuning on the shown model's own samples, at 0.003, forgets as little as SDFT does.",
+        "First judged on seeds 1, 2, 3 (no sft_same_rate; SmolLM2 with 24 steps, rate 1e-3, answers of 24 tokens): "
+        "SDFT put nothing of the document into SmolLM2 (0.06 of held-out questions; on-policy, a student that never "
+        "says the fact is corrected token by token). On seed 101, 32 steps at 4e-3 and answers of 16 tokens gave "
+        "0.50. No claim was changed, and seeds 4, 5, 6 judge. Fine-tuning of SmolLM2 keeps 1e-3, at which it learns "
+        "everything.",
+        "The shown tiny model is nearly deterministic, so its samples, forward KL on its samples and on-policy KL "
+        "teach almost the same thing: the on-policy gain is not visible here. A teacher that follows at 0.01 and one "
+        "frozen for 150 steps also coincide.",
     ),
 )  # fmt: skip

@@ -43,8 +43,8 @@ def knowledge(arm: str, seed: int, budget: Mapping[str, Any]) -> Outcome:
     if arm != "facts_before":
         contexts.require_teacher(teacher_score(lm), FLOOR, task="the questions about the document")
         plan = Plan(
-            steps=budget["facts_steps"], batch_size=9, lr=budget["facts_lr"][arm], schedule="cosine", warmup=2, clip=1.0,
-            seed=seed, device="cpu", log_every=1000,
+            steps=budget["facts_steps"], batch_size=9, lr=budget["facts_lr"][arm], schedule="cosine", warmup=2,
+            clip=1.0, seed=seed, device="cpu", log_every=1000,
         )  # fmt: skip
         fit(build(arm, lm), lesson(lm), plan)
     return outcome(lm, few)

@@ -154,4 +154,5 @@ class Distillation(Weighted):
         if self.soft_weight:
             soft = self.match(z_s, z_t, batch.get("label"), tau)
             terms["soft"] = self.soft_weight * (soft if self.weighted == "hard" else w * soft).mean()
-        return Loss(terms, gather=self.noticed(batch, z_s, taught, now))
+        watch = {"temperature": torch.as_tensor(tau).mean()}
+        return Loss(terms, gather=self.noticed(batch, z_s, taught, now), watch=watch)

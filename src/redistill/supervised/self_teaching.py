@@ -26,15 +26,16 @@ kd = Kd()
 class MutualLearning(Method):
     """K peers learn the labels and each other's answers, in turn on the same batch (Zhang et al. 2018).
 
-        L_k = CE(z_k, y) + mean over l != k of KL(p_l || p_k),   p_l without gradient, as peer l answers now
+        L_k = CE(z_k, y) + weight mean over l != k of KL(p_l || p_k),   p_l without gradient, as peer l answers now
 
     Differs from the paper: a peer that teaches is in evaluation mode. ``student`` is the first peer.
     """
 
     needs = ("label",)
 
-    def __init__(self, student: nn.Module, *peers: nn.Module) -> None:
+    def __init__(self, student: nn.Module, *peers: nn.Module, weight: float = 1.0) -> None:
         super().__init__()
+        self.weight = weight
         if not peers:
             raise UserError("mutual learning needs two peers or more", place="models")
         self.student = student
@@ -54,17 +55,22 @@ class MutualLearning(Method):
         with torch.no_grad():
             others = [logits(self.get_submodule(name), batch) for name in self.trains if name != turn]
         parts = [kd(z, other, None, 1.0).mean() for other in others]
-        return Loss({"ce": cross_entropy(z, batch["label"]), "peers": sum(parts[1:], parts[0]) / len(parts)})
+        return Loss(
+            {"ce": cross_entropy(z, batch["label"]), "peers": self.weight * sum(parts[1:], parts[0]) / len(parts)}
+        )
+
+
+def next_generation(student: nn.Module, last: nn.Module, weight: float = 1.0) -> Distillation:
+    """L = CE(z, y) + weight KL(p_last || p), temperature 1: a network born again (Furlanello et al. 2018)."""
+    return Distillation(student, last, temperature=Constant(1.0), hard_weight=1.0, soft_weight=weight)
 
 
 def born_again(make: Callable[[int], nn.Module], data: Any, plan: Plan, generations: int) -> list[nn.Module]:
-    """``generations`` + 1 networks: ``make(0)`` learns the labels, ``make(k)`` labels and network k - 1:
-    CE + KL(p_{k-1} || p_k) at temperature 1 (Furlanello et al. 2018). All are in evaluation mode, the last is the best
-    taught; each generation trains for the whole ``plan``."""
+    """``generations`` + 1 networks: ``make(0)`` learns the labels, ``make(k)`` labels and network k - 1. All come in
+    evaluation mode, oldest first; each trains for the whole ``plan``."""
     networks = [fit(Classification(make(0)), data, plan).student.eval()]
     for k in range(1, generations + 1):
-        method = Distillation(make(k), networks[-1], temperature=Constant(1.0), hard_weight=1.0, soft_weight=1.0)
-        networks.append(fit(method, data, plan).student.eval())
+        networks.append(fit(next_generation(make(k), networks[-1]), data, plan).student.eval())
     return networks
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor, nn
 
 from redistill.core import Progress, Slot, UserError
@@ -50,6 +52,19 @@ class Fixed(TargetRectifier):
 
     def __call__(self, label: Tensor, teacher: Tensor, now: Progress) -> Tensor:
         return mix(label, teacher, self.alpha)
+
+
+class Imitation(TargetRectifier):
+    """The label and the teacher with any real weight ``xi``: above 1 the label counts against the student (Das and
+    Sanghavi 2023). Targets may be negative; :func:`soft_cross_entropy` stays convex. Keep a weight decay above 0."""
+
+    def __init__(self, xi: float = 1.0) -> None:
+        if not math.isfinite(xi):
+            raise UserError(f"xi={xi}; give a finite number", place="rectifier")
+        self.xi = xi
+
+    def __call__(self, label: Tensor, teacher: Tensor, now: Progress) -> Tensor:
+        return mix(label, teacher, self.xi)
 
 
 class Progressive(TargetRectifier):
