@@ -1,0 +1,142 @@
+"""The classic ways to distil a classifier, side by side on one pair of networks, one data set and one budget.
+
+Who teaches: a frozen teacher, a peer, an earlier generation, the network's own end, or a rule. On what: the training
+rows. Match: whatever each baseline says (``redistill.supervised.baselines``).
+
+    gain = accuracy - accuracy of labels alone,    recovery = gain / (accuracy of the teacher - that of labels alone)
+
+:func:`compare` trains them and makes the table that surveys print; :func:`ranked` orders several runs of it with
+intervals of the paired gains.
+
+Differs from the paper: it collects published numbers, this measures.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+from torch import nn
+
+from redistill.core import Plan, UserError, fit
+from redistill.core.errors import unknown
+from redistill.supervised.baselines import BASELINES, LABELS, Pair
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table. ``beside``: parameters that train with the student and are thrown away."""
+
+    name: str
+    kind: str
+    scores: Mapping[str, float]
+    gain: float
+    recovery: float
+    seconds: float
+    beside: int
+
+
+def train(
+    name: str, pair: Pair, data: Mapping[str, Any], plan: Plan, strength: float = 1.0
+) -> tuple[nn.Module, float, int]:
+    """The student that baseline ``name`` makes, the processor seconds, and the parameters trained beside it.
+
+    ``data``: columns for :func:`fit` with ``label``. ``strength``: times the published weight. Raises
+    :class:`UserError` with the nearest name.
+    """
+    if name not in BASELINES:
+        raise unknown("baseline", name, BASELINES, place="names")
+    begin = time.process_time()
+    method = BASELINES[name].make(pair, data, plan, strength)
+    student = fit(method, data, plan).student.eval()
+    trained = {network for networks in method.trains.values() for network in networks} - {"student"}
+    beside = sum(p.numel() for network in trained for p in method.get_submodule(network).parameters())
+    return student, time.process_time() - begin, beside
+
+
+def compare(
+    pair: Pair, data: Mapping[str, Any], plan: Plan, measure: Callable[[nn.Module], Mapping[str, float]],
+    strengths: Mapping[str, float] | Iterable[str] = tuple(BASELINES),
+) -> list[Row]:  # fmt: skip
+    """One row a baseline, most accurate first; labels alone are always among them.
+
+    ``measure``: the scores of a network, among them ``accuracy``. ``strengths``: names of baselines, perhaps with what
+    their weights are multiplied by. A baseline that the pair cannot carry raises its :class:`UserError` (attention
+    transfer between vectors, say): leave it out.
+    """
+    wanted = dict(strengths) if isinstance(strengths, Mapping) else dict.fromkeys(strengths, 1.0)
+    teacher = measure(pair.teacher.eval())["accuracy"]
+    done = {name: train(name, pair, data, plan, strength) for name, strength in {LABELS: 1.0, **wanted}.items()}
+    scores = {name: measure(student) for name, (student, _, _) in done.items()}
+    alone = scores[LABELS]["accuracy"]
+    rows = [
+        Row(name, BASELINES[name].kind, scores[name], scores[name]["accuracy"] - alone,
+            recovery(scores[name]["accuracy"], alone, teacher), seconds, beside)
+        for name, (_, seconds, beside) in done.items()
+    ]  # fmt: skip
+    return sorted(rows, key=lambda row: -row.scores["accuracy"])
+
+
+def recovery(accuracy: float, alone: float, teacher: float) -> float:
+    """Share of the way from labels alone to the teacher; nan where the teacher is no better than labels alone."""
+    return (accuracy - alone) / (teacher - alone) if teacher > alone else float("nan")
+
+
+def cells(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The rows as plain values, rounded for people."""
+    return [
+        {"baseline": r.name, "kind": r.kind, **{k: round(v, 4) for k, v in r.scores.items()}, "gain": round(r.gain, 4),
+         "recovery": round(r.recovery, 3), "seconds": round(r.seconds, 1), "beside": r.beside}
+        for r in rows
+    ]  # fmt: skip
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """The table with a header line."""
+    lines = cells(rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(lines[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
+
+
+def as_markdown(rows: Sequence[Row]) -> str:
+    """The table for a page."""
+    lines = cells(rows)
+    body = [list(lines[0]), ["---"] * len(lines[0]), *[[str(v) for v in line.values()] for line in lines]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in body) + "\n"
+
+
+@dataclass(frozen=True)
+class Place:
+    """One place of a ranking: mean over runs, and the mean gain over the reference with its interval."""
+
+    name: str
+    mean: float
+    gain: float
+    low: float
+    high: float
+
+
+def ranked(values: Mapping[str, Sequence[float]], reference: str = LABELS, level: float = 0.9) -> list[Place]:
+    """Best mean first. ``values``: name -> a score, one number a run, runs paired over names; at least two runs.
+
+    The interval is Student's, two-sided at ``level``, on the paired differences from ``reference``.
+    """
+    runs = len(values[reference])
+    if runs < 2 or {len(v) for v in values.values()} != {runs}:
+        raise UserError("give every baseline the same runs, two or more", place="values")
+    factor = float(stats.t.ppf(0.5 + level / 2, runs - 1)) / np.sqrt(runs)
+    places = []
+    for name, scores in values.items():
+        gains = np.asarray(scores, float) - np.asarray(values[reference], float)
+        gain, half = float(gains.mean()), factor * float(gains.std(ddof=1))
+        places.append(Place(name, float(np.mean(scores)), gain, gain - half, gain + half))
+    return sorted(places, key=lambda place: -place.mean)

@@ -1,0 +1,128 @@
+"""The harness of baselines, and what the survey's card says of all of them together."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from redistill.core import Plan, UserError, fit
+from redistill.core.followers import same_weights
+from redistill.core.method import bare_progress
+from redistill.methods.analysis.survey import as_csv, as_markdown, compare, ranked, recovery, train
+from redistill.models.nets import mlp, staged_convnet
+from redistill.supervised.baselines import BASELINES, LABELS, Pair
+from redistill.supervised.classifier import Classification
+
+GENERATOR = torch.Generator().manual_seed(0)
+DATA = {"image": torch.randn(24, 1, 8, 8, generator=GENERATOR), "label": torch.arange(24) % 3}
+PLAN = Plan(epochs=2, batch_size=8, lr=0.01, optimizer="sgd", device="cpu")
+STAGES = ("stage1", "stage2")
+TAUGHT = [name for name, baseline in BASELINES.items() if baseline.kind in ("response", "feature", "relation")]
+
+
+def cnn(*widths, seed=0):
+    torch.manual_seed(seed)
+    return staged_convnet(1, 3, widths)
+
+
+def pair(student=(3, 4), teacher=(5, 6)):
+    def make(k):
+        return cnn(*student, seed=k)
+
+    return Pair(cnn(*teacher, seed=9).eval(), make, (1, 8, 8), 3, STAGES, STAGES, "pool", "pool")
+
+
+def measure(net):
+    probability = net(DATA["image"]).detach().softmax(1)
+    return {"accuracy": float((probability.argmax(1) == DATA["label"]).float().mean())}
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_every_baseline_trains_a_plain_student_and_leaves_the_teacher_alone(name):
+    chosen = pair()
+    before = {k: v.clone() for k, v in chosen.teacher.state_dict().items()}
+    student, seconds, beside = train(name, chosen, DATA, PLAN)
+    assert student.state_dict().keys() == cnn(3, 4).state_dict().keys() and not student.training
+    assert all(torch.equal(v, before[k]) for k, v in chosen.teacher.state_dict().items())
+    assert seconds > 0 and (beside > 0) == (name in ("fitnets", "crd", "dml", "byot"))
+    alone = fit(Classification(chosen.student(0)), DATA, PLAN).student
+    assert same_weights(student, alone) == (name == LABELS)
+
+
+@pytest.mark.parametrize("name", [n for n in BASELINES if n not in ("labels", "born_again", "byot")])
+def test_without_strength_a_baseline_is_labels_alone(name):
+    alone = fit(Classification(pair().student(0)), DATA, PLAN).student
+    student, _, _ = train(name, pair(), DATA, PLAN, 0.0)
+    for a, b in zip(student.parameters(), alone.parameters()):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("name", [n for n in TAUGHT if n not in ("crd", "fitnets")])
+def test_a_student_that_equals_its_teacher_has_nothing_to_learn_but_labels(name):
+    teacher = cnn(5, 6, seed=9).eval()
+    same = Pair(teacher, lambda k: cnn(5, 6, seed=9), (1, 8, 8), 3, STAGES, STAGES, "pool", "pool")
+    method, now = BASELINES[name].make(same, DATA, PLAN, 1.0).eval(), bare_progress()
+    batch = method.prepare({**DATA, "index": torch.arange(24)}, now)
+    taught = [v for k, v in method.loss("student", batch, now).terms.items() if k != "hard"]
+    assert len(taught) == 1 and float(taught[0].detach().abs()) < 1e-6
+    slopes = torch.autograd.grad(taught[0], list(method.student.parameters()), allow_unused=True)
+    assert max(float(s.abs().max()) for s in slopes if s is not None) < 1e-4
+
+
+def test_the_table_has_labels_gains_and_recoveries_best_first():
+    rows = compare(pair(), DATA, PLAN, measure, ["kd", "attention"])
+    assert {row.name for row in rows} == {LABELS, "kd", "attention"}
+    scores = {row.name: row.scores["accuracy"] for row in rows}
+    assert list(scores.values()) == sorted(scores.values(), reverse=True)
+    best = measure(pair().teacher)["accuracy"]
+    for row in rows:
+        assert row.gain == pytest.approx(scores[row.name] - scores[LABELS])
+        np.testing.assert_allclose(row.recovery, recovery(scores[row.name], scores[LABELS], best))
+    lines = list(csv.DictReader(io.StringIO(as_csv(rows))))
+    assert [line["baseline"] for line in lines] == [row.name for row in rows]
+    assert as_markdown(rows).splitlines()[2].startswith(f"| {rows[0].name} | {rows[0].kind} |")
+
+
+def test_strengths_reach_the_methods():
+    weak = compare(pair(), DATA, PLAN, measure, {"attention": 0.0})
+    assert {row.name: row.scores for row in weak}["attention"] == {row.name: row.scores for row in weak}[LABELS]
+
+
+def test_recovery_is_the_share_of_the_gap():
+    assert recovery(0.8, 0.7, 0.9) == pytest.approx(0.5)
+    assert np.isnan(recovery(0.8, 0.7, 0.7))
+
+
+def test_ranking_is_by_mean_with_students_interval_of_paired_gains():
+    values = {LABELS: [0.70, 0.80, 0.75], "kd": [0.72, 0.83, 0.76], "attention": [0.60, 0.79, 0.75]}
+    places = ranked(values)
+    assert [place.name for place in places] == ["kd", LABELS, "attention"]
+    gains = np.subtract(values["kd"], values[LABELS])
+    low, high = stats.t.interval(0.9, 2, gains.mean(), stats.sem(gains))
+    assert (places[0].low, places[0].high) == pytest.approx((low, high))
+    assert (places[1].gain, places[1].low, places[1].high) == (0, 0, 0)
+
+
+def test_a_perceptron_learns_from_the_same_teacher():
+    def make(k):
+        torch.manual_seed(k)
+        return mlp(64, 3, (6, 5))
+
+    cross = Pair(cnn(5, 6).eval(), make, (1, 8, 8), 3, ("2", "4"), ("stage2", "pool"), "4", "pool")
+    assert len(compare(cross, DATA, PLAN, measure, [n for n in BASELINES if n != "attention"])) == len(BASELINES) - 1
+    with pytest.raises(UserError, match="attention needs"):
+        train("attention", cross, DATA, PLAN)
+
+
+def test_wrong_names_and_runs_are_refused():
+    with pytest.raises(UserError, match="did you mean 'fitnets'"):
+        train("fitnet", pair(), DATA, PLAN)
+    with pytest.raises(UserError, match="two or more"):
+        ranked({LABELS: [0.7], "kd": [0.8]})
+    with pytest.raises(UserError, match="the same runs"):
+        ranked({LABELS: [0.7, 0.8], "kd": [0.8]})
