@@ -88,7 +88,17 @@ def ssld() -> tuple[Method, Any]:
     return Ssld(mlp(6, 3, [8]), mlp(6, 3, [12])).double(), {"image": _random(22, 6)}
 
 
+def boss() -> tuple[Method, Any]:
+    from redistill.methods.supervised.boss import Boss
+    from redistill.models.nets import mlp
+
+    torch.manual_seed(0)
+    data = {"image": _random(22, 6), "label": torch.arange(22) % 3}
+    return Boss(mlp(6, 3, [8]), mlp(6, 3, [8]), alpha=0.3).double(), data
+
+
 CASES: dict[str, Case] = {
+    "boss": boss,
     "ps_kd": ps_kd,
     "dmd2": dmd2,
     "sdft": sdft,
