@@ -7,6 +7,7 @@ import math
 from torch import Tensor, nn
 
 from redistill.core import Progress, Slot, UserError
+from redistill.supervised.temperature import half_cosine, soften
 
 
 def one_hot(label: Tensor, like: Tensor) -> Tensor:
@@ -75,6 +76,33 @@ class Progressive(TargetRectifier):
 
     def __call__(self, label: Tensor, teacher: Tensor, now: Progress) -> Tensor:
         return mix(label, teacher, self.alpha * (now.epoch + 1) / now.epochs)
+
+
+class Annealed(TargetRectifier):
+    """The label and a cooling teacher that each row trusts as far as the teacher does not prefer another class to the
+    label (Wu et al. 2023), at step s of S:
+
+        P_i = lambda_i q_i + (1 - lambda_i) onehot(y_i),  lambda_i = clip(lambda_s - (max_c q_ic - q_i,y_i), 0, 1)
+
+    q is softened by a temperature that falls from ``hot`` to ``cool``; lambda_s rises from ``low`` to ``high``; both
+    along half a cosine. The label stays the most probable class. A learned temperature before it gets no gradient
+    through lambda_i.
+    """
+
+    def __init__(self, hot: float = 2.5, cool: float = 2.0, low: float = 0.7, high: float = 0.95) -> None:
+        if not min(hot, cool) > 0:
+            raise UserError(f"hot={hot}, cool={cool}; give temperatures above 0", place="rectifier")
+        self.hot, self.cool = hot, cool
+        self.low, self.high = _share(low, "low"), _share(high, "high")
+
+    def __call__(self, label: Tensor, teacher: Tensor, now: Progress) -> Tensor:
+        q = soften(teacher, half_cosine(self.hot, self.cool, now.fraction))  # [B, C]
+        return mix(label, q, self.trust(label, q.detach(), now))
+
+    def trust(self, label: Tensor, q: Tensor, now: Progress) -> Tensor:
+        """lambda_i [B, 1] from softened probabilities."""
+        gap = q.amax(1, keepdim=True) - q.gather(1, label[:, None])  # [B, 1], 0 where the teacher agrees
+        return (half_cosine(self.low, self.high, now.fraction) - gap).clamp(0, 1)
 
 
 def _share(value: float, name: str) -> float:
