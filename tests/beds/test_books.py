@@ -43,6 +43,13 @@ def test_passages_are_never_divided():
     assert again.text == train.text != other.text
 
 
+def test_some_books_become_the_classes():
+    found, whole = books.load().among(8, 3), books.load()
+    assert found.names == ("Moby Dick", "Alice's Adventures in Wonderland") and len(found) == 800
+    assert found.text[:400] == whole.text[3200:] and found.label.tolist() == [0] * 400 + [1] * 400
+    assert found.split(8, seed=0)[0].classes == 2
+
+
 @pytest.mark.parametrize(("sizes", "said"), [((10,), "multiples of the 4"), ((0,), "multiples"), ((300, 104), "400")])
 def test_parts_that_cannot_be_are_refused(sizes, said):
     with pytest.raises(UserError, match=said):

@@ -21,7 +21,11 @@ def test_compare_shows_both_systems(capsys):
     assert command(["compare", "repeated_sd", "ps_kd"]) == 0
     shown = capsys.readouterr().out
     assert "repeated_sd" in shown and "ps_kd" in shown
-    for wrong, said in ((["ps_kd"], "two systems"), (["ps_kd", "hyper_sd"], "no evidence"), (["ps_kd", "pskd"], "unknown")):
+    for wrong, said in (
+        (["ps_kd"], "two systems"),
+        (["ps_kd", "hyper_sd"], "no evidence"),
+        (["ps_kd", "pskd"], "unknown"),
+    ):
         with pytest.raises(UserError, match=said):
             command(["compare", *wrong])
 

@@ -42,6 +42,12 @@ class Sentences:
         """The given rows, in that order."""
         return Sentences(tuple(self.text[i] for i in rows), self.label[rows], self.place[rows], self.names)
 
+    def among(self, *books: int) -> Sentences:
+        """The sentences of the books with these numbers, which become the classes 0, 1, ..."""
+        found = self.take(np.concatenate([np.flatnonzero(self.label == book) for book in books]))
+        label = np.repeat(np.arange(len(books)), [int((self.label == book).sum()) for book in books])
+        return Sentences(found.text, label, found.place, tuple(self.names[book] for book in books))
+
     def split(self, *sizes: int, seed: int) -> tuple[Sentences, ...]:
         """Disjoint random parts with so many sentences of each book, in whole passages, in random order."""
         if any(size < 1 or size % PASSAGE for size in sizes):

@@ -180,8 +180,8 @@ STUDY = Study(
         "steps, because 400 left every arm under-trained. The claim about purity asked for 0.9 at first; the teacher "
         "is sure of some strangers (0.87), so it is compared with chance instead.",
         "On the same 300 digits the teacher alone is as good as labels, not better: at temperature 1 it is nearly "
-        "as sure as they are, and labels with a teacher at temperature 4 stay ahead. What pays is that no label is needed: "
-        "the pool. Jensen-Shannon, KL, cross-entropy and Jeffreys lie within a point.",
+        "as sure as they are, and labels with a teacher at temperature 4 stay ahead. What pays is that no label is "
+        "needed: the pool. Jensen-Shannon, KL, cross-entropy and Jeffreys lie within a point.",
         "A probe on other digits likes random pool images, strangers included, best (0.81 against 0.77).",
     ),
 )  # fmt: skip
