@@ -87,9 +87,35 @@ def _proof(e: Entry) -> list[str]:
     return [head, *stale, "\n".join(table), *pictures, *(["\n".join(notes)] if notes else [])]
 
 
+TAXONOMY = """# The words of the catalogue
+
+Every system answers five questions in words of one vocabulary. `redistill list` filters by them: words of one option
+are alternatives, several options must all fit.
+
+```text
+redistill list --knowledge logits --scheme self --samples rollouts
+redistill list --teacher ema,past --status built
+redistill list --match contrast --json
+```
+
+[survey](survey.md) runs the classic baselines side by side; the two maps below say where all systems stand."""
+MAPS = (("scheme", "knowledge"), ("teacher", "knowledge"))
+
+
+def crossed(down: str, across: str) -> str:
+    """How many systems carry each pair of words of two facets; a system with several words counts in each."""
+    words = list(vocabulary(across))
+    lines = [f"| {down} | " + " | ".join(words) + " |", "|---|" + "---:|" * len(words)]
+    for word in vocabulary(down):
+        counts = [len(entries(**{down: [word], across: [other]})) for other in words]
+        lines.append(f"| `{word}` | " + " | ".join(str(n) if n else "" for n in counts) + " |")
+    return "\n".join(lines)
+
+
 def taxonomy() -> str:
-    """The words of the catalogue, each with its meaning and the systems that carry it."""
-    parts = ["# The words of the catalogue\n\n`redistill list` filters by them, several at once."]
+    """The maps of the catalogue, and its words, each with its meaning and the systems that carry it."""
+    parts = [TAXONOMY]
+    parts += [f"## {down.capitalize()} and {across}\n\n{crossed(down, across)}" for down, across in MAPS]
     for facet in FACETS:
         rows = []
         for word, meaning in vocabulary(facet).items():

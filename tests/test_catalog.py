@@ -146,6 +146,16 @@ def test_the_table_of_systems_has_a_row_for_each(docs):
     assert all(f"[`{e.slug}`](systems/{e.slug}.md)" in linked for e in EVERY)
 
 
+def test_the_taxonomy_counts_and_lists_every_system(docs):
+    page, lines = docs.taxonomy(), docs.crossed("scheme", "knowledge").splitlines()
+    assert all(f"[{e.slug}]({e.slug}.md)" in page for e in EVERY) and all(f"(`--{facet}`)" in page for facet in FACETS)
+    counted = {line.split("|")[1].strip(" `"): line.split("|")[2:-1] for line in lines[2:]}
+    assert list(counted) == list(vocabulary("scheme"))
+    for scheme, cells in counted.items():
+        members = Counter(word for e in EVERY if e.scheme == scheme for word in e.knowledge.words)
+        assert [int(cell.strip() or 0) for cell in cells] == [members[word] for word in vocabulary("knowledge")]
+
+
 def test_a_page_tells_the_entry_and_every_verdict(docs, tmp_path, monkeypatch):
     monkeypatch.setenv("REDISTILL_EVIDENCE", str(tmp_path))
     assert "## Evidence" not in docs.page(entry("ps_kd"))

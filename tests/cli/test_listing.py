@@ -93,6 +93,21 @@ def test_list_filters_by_several_facets_and_alternatives(capsys):
     assert split == twice
 
 
+@pytest.mark.parametrize("facet", catalog.FACETS)
+def test_every_word_of_every_facet_selects_the_entries_that_carry_it(capsys, facet):
+    for word in catalog.vocabulary(facet):
+        found = json.loads(run(capsys, "list", "--json", f"--{facet}", word)[1])
+        assert [row["slug"] for row in found] == [e.slug for e in entries() if word in e.words(facet)]
+        assert found
+
+
+def test_the_answers_of_five_questions_select_one_system(capsys):
+    e = entry("ps_kd")
+    options = [part for q in catalog.QUESTIONS for part in (f"--{q}", e.words(q)[0])]
+    found = {row["slug"] for row in json.loads(run(capsys, "list", "--json", *options)[1])}
+    assert "ps_kd" in found and len(found) < 10
+
+
 def test_an_empty_selection_says_so(capsys):
     assert run(capsys, "list", "--teacher", "random", "--knowledge", "tools") == (
         0,
@@ -148,6 +163,14 @@ def test_version(capsys):
         ("list --status done", "--status: unknown status 'done'; valid: built, planned"),
         ("list --modality pictures", "--modality: unknown modality 'pictures'"),
         ("list --scheme online,offlin", "--scheme: unknown scheme 'offlin'; did you mean 'offline'"),
+        (
+            "list --knowledge feature --scheme self",
+            "--knowledge: unknown knowledge 'feature'; did you mean 'features'?",
+        ),
+        ("list --samples rollout", "--samples: unknown samples 'rollout'; did you mean 'rollouts'?"),
+        ("list --match regresion", "--match: unknown match 'regresion'; did you mean 'regression'?"),
+        ("list --changes epochs", "--changes: unknown changes 'epochs'; did you mean 'epoch'?"),
+        ("list --kind trainig --json", "--kind: unknown kind 'trainig'; did you mean 'training'"),
         ("list extra", "unexpected extra argument"),
         ("show", "Missing argument 'SLUG'"),
         ("show pskd", "unknown system 'pskd'; did you mean 'ps_kd'"),
