@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from redistill.beds import digits, mnist, uci
-from redistill.beds.images import corrupt
+from redistill.beds.images import confuse, corrupt
 from redistill.core.errors import UserError
 
 
@@ -43,6 +43,13 @@ def test_corruption_changes_exactly_the_share_and_never_to_the_true_class():
     assert (wrong != label).sum() == 300 and set(wrong) <= set(range(10))
     assert np.array_equal(corrupt(label, 0, 10, seed=1), label)
     assert (np.bincount((wrong - label)[wrong != label] % 10, minlength=10)[1:] > 15).all()  # all nine wrong classes
+
+
+def test_confusion_changes_exactly_the_share_and_always_to_the_next_class():
+    label = np.arange(200) % 10
+    wrong = confuse(label, 0.3, 10, seed=1)
+    changed = wrong != label
+    assert changed.sum() == 60 and np.array_equal(wrong[changed], (label[changed] + 1) % 10)
 
 
 @pytest.mark.parametrize(

@@ -41,3 +41,11 @@ def corrupt(label: np.ndarray, share: float, classes: int, seed: int) -> np.ndar
     wrong = label.copy()
     wrong[rows] = (label[rows] + rng.integers(1, classes, size=len(rows))) % classes
     return wrong
+
+
+def confuse(label: np.ndarray, share: float, classes: int, seed: int) -> np.ndarray:
+    """Labels of which exactly ``round(share * N)`` became the next class: wrong in the same way throughout a class."""
+    rows = np.flatnonzero(corrupt(label, share, classes, seed) != label)
+    wrong = label.copy()
+    wrong[rows] = (label[rows] + 1) % classes
+    return wrong
