@@ -7,13 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 import yaml
 from PIL import Image
 
 import redistill
 from redistill.cli.app import run as command
+from redistill.core import Plan, fit
 from redistill.core.errors import UserError
+from redistill.supervised.classifier import Classification
 
 NET = "redistill.models.nets:mlp"
 
@@ -146,6 +149,43 @@ def test_a_table_is_fitted_by_repeated_ridge(folder, capsys):
     with pytest.raises(UserError, match="does not train"):
         command(["run", str(file), "plan.steps=3", "out=other"])
     assert not (folder / "other").exists()
+
+
+def test_a_survey_ranks_the_baselines_on_the_users_own_pair(folder, capsys):
+    rng = np.random.default_rng(0)
+    label = np.arange(60) % 3
+    image = np.float32(rng.random((60, 1, 4, 4)) + np.eye(3)[label].repeat(6, 1)[:, :16].reshape(60, 1, 4, 4))
+    np.savez("rows.npz", image=image, label=label)
+    torch.manual_seed(0)
+    teacher = redistill.models.nets.mlp(16, 3, [8, 8])
+    data = {"image": torch.from_numpy(image), "label": torch.from_numpy(label)}
+    safetensors.torch.save_model(
+        fit(Classification(teacher), data, Plan(steps=60, lr=0.01, device="cpu")).student, "teacher.safetensors"
+    )
+    nets = {role: {"kind": "torch", "path": NET, "options": {"inputs": 16, "outputs": 3, "hidden": [h, h]}}
+            for role, h in (("student", 4), ("teacher", 8))}  # fmt: skip
+    nets["teacher"]["weights"] = "teacher.safetensors"
+    options = {"classes": 3, "input_shape": [1, 4, 4], "stages": ["2", "4"], "embedding": "4"}
+    file = str(recipe(folder, method="survey", models=nets, options=options))
+    assert command(["run", file]) == 0
+    assert "is the most accurate" in capsys.readouterr().out
+    names = [line.split(",")[0] for line in (folder / "out" / "survey.csv").read_text().splitlines()[1:]]
+    assert len(names) == 13 and {"labels", "kd", "crd", "byot"} <= set(names) and "attention" not in names
+    assert command(["run", file, "options.baselines={kd: 0.5}", "out=other"]) == 0
+    assert len((folder / "other" / "survey.md").read_text().splitlines()) == 4
+    mistakes = {
+        "baselines=[kdd]": "did you mean", "baselines=[attention]": "name other layers", "stages=['2', '5x']": "layer",
+        "validation=2": "between 0 and 1",
+    }  # fmt: skip
+    for override, part in mistakes.items():
+        with pytest.raises(UserError, match=part):
+            command(["run", file, f"options.{override}", "out=third"])
+    for parameter in teacher.parameters():
+        parameter.data.zero_()
+    safetensors.torch.save_model(teacher, "teacher.safetensors")
+    with pytest.raises(UserError, match="hardly better than chance"):
+        command(["run", file, "out=third"])
+    assert not (folder / "third").exists()
 
 
 def test_a_teachers_answers_are_stored_once_and_then_stand_for_it(folder):

@@ -72,3 +72,85 @@ def repeated_sd(
         f"{folder / 'model.json'}: validation error {best.validation_mse_:.4g} after {rounds} rounds, "
         f"{models[0].validation_mse_:.4g} for the best plain ridge"
     )
+
+
+def survey(
+    student: Any,
+    teacher: Any,
+    *,
+    rows: Any,
+    plan: Any,
+    folder: Path,
+    classes: int,
+    input_shape: list[int],
+    stages: list[str],
+    embedding: str,
+    teacher_stages: list[str] | None = None,
+    teacher_embedding: str | None = None,
+    baselines: dict[str, float] | list[str] | None = None,
+    validation: float = 0.25,
+    seed: int = 0,
+) -> str:
+    """The classic baselines on two networks, judged on a share ``validation`` of the rows; ``baselines``: some of them,
+    perhaps with factors of their weights. Writes the table as CSV and Markdown."""
+    from redistill.methods.analysis.survey import as_csv, as_markdown, compare
+    from redistill.supervised.baselines import Pair, carried
+
+    used, held = _halves(rows, validation, seed)
+    accuracy = _accuracy_on(held, plan.batch_size)
+    if accuracy(teacher)["accuracy"] <= 1.5 / classes:
+        said = f"{100 * accuracy(teacher)['accuracy']:.0f} % of {classes} classes on held-out rows"
+        raise UserError(f"the teacher is hardly better than chance ({said}); train it first", place="models.teacher")
+    pair = Pair(teacher, lambda k: _fresh(student, seed + k), input_shape, classes, stages, teacher_stages or stages,
+                embedding, teacher_embedding or embedding)  # fmt: skip
+    found = compare(pair, used, plan, accuracy, carried(pair) if baselines is None else baselines)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "survey.csv").write_text(as_csv(found))
+    (folder / "survey.md").write_text(as_markdown(found))
+    return f"{folder / 'survey.md'}: {found[0].name} is the most accurate, {100 * found[0].scores['accuracy']:.1f} %"
+
+
+def _halves(rows: Any, share: float, seed: int) -> tuple[Any, Any]:
+    """Rows to train on and rows to judge on."""
+    from redistill.core.source import table
+    from redistill.data.picked import Picked
+
+    if not 0 < share < 1:
+        raise UserError(f"validation={share}; give a share between 0 and 1", place="options.validation")
+    count = len(table(rows))
+    parts = np.split(np.random.default_rng(seed).permutation(count), [count - max(1, round(share * count))])
+    return tuple({n: c[p] for n, c in rows.items()} if isinstance(rows, dict) else Picked(rows, p) for p in parts)
+
+
+def _accuracy_on(rows: Any, batch_size: int) -> Any:
+    """A function from a network to its accuracy on ``rows``."""
+    import torch
+
+    from redistill.core.source import table
+    from redistill.supervised.classifier import logits
+
+    held = table(rows)
+    batches = [list(range(len(held)))[at : at + batch_size] for at in range(0, len(held), batch_size)]
+
+    @torch.no_grad()
+    def accuracy(network: Any) -> dict[str, float]:
+        device, hits = next(network.parameters()).device, 0
+        for batch in map(held.__getitems__, batches):
+            moved = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+            hits += int((logits(network.eval(), moved).argmax(1) == moved["label"]).sum())
+        return {"accuracy": hits / len(held)}
+
+    return accuracy
+
+
+def _fresh(network: Any, seed: int) -> Any:
+    """A copy with new weights wherever a layer knows how to draw them."""
+    import copy
+
+    import torch
+
+    torch.manual_seed(seed)
+    fresh = copy.deepcopy(network)
+    for part in fresh.modules():
+        getattr(part, "reset_parameters", lambda: None)()
+    return fresh

@@ -13,9 +13,11 @@ from typing import Any
 from torch import nn
 
 from redistill.core import Method, Plan, fit
+from redistill.core.source import table
 from redistill.supervised import hints, matches
 from redistill.supervised.classifier import Classification, Distillation
 from redistill.supervised.contrastive import ContrastiveDistillation
+from redistill.supervised.layers import feature_shapes
 from redistill.supervised.self_teaching import (
     BeYourOwnTeacher,
     ClassWise,
@@ -96,7 +98,7 @@ def _layers(pair: Pair, where: str) -> tuple[list[str], list[str]]:
 def _crd(pair: Pair, data: Any, plan: Plan, strength: float) -> Method:
     return ContrastiveDistillation(
         pair.student(0), pair.teacher, layer=pair.embedding, teacher_layer=pair.teacher_embedding,
-        input_shape=list(pair.input_shape), rows=len(data["label"]), contrast_weight=0.8 * strength,
+        input_shape=list(pair.input_shape), rows=len(table(data)), contrast_weight=0.8 * strength,
     )  # fmt: skip
 
 
@@ -138,3 +140,11 @@ BASELINES: dict[str, Baseline] = {
     "byot": Baseline("be your own teacher", "self", _byot),
     "cs_kd": Baseline("CS-KD", "self", lambda pair, d, p, s: ClassWise(pair.student(0), weight=s)),
 }  # fmt: skip
+
+
+def carried(pair: Pair) -> list[str]:
+    """The baselines that ``pair`` can carry: attention transfer needs maps or tokens at every stage of both."""
+    ends = ((pair.student(0), pair.stages), (pair.teacher, pair.teacher_stages))
+    kinds = [[len(shape) for shape in feature_shapes(network, names, pair.input_shape)] for network, names in ends]
+    mapped = kinds[0] == kinds[1] and 1 not in kinds[0]
+    return [name for name in BASELINES if mapped or name != "attention"]

@@ -63,6 +63,15 @@ class Attention(FeatureMatch):
     def __init__(self, weight: float = 1000.0, power: float = 2.0) -> None:
         self.weight, self.power = weight, power
 
+    def adapter(self, student: Shape, teacher: Shape) -> nn.Module:
+        """None; refuses vectors, and maps against tokens."""
+        if len(student) != len(teacher) or len(student) == 1:
+            raise UserError(
+                f"attention needs two maps or two sequences, not features of shape {tuple(student)} and "
+                f"{tuple(teacher)}; name other layers", place="layers",
+            )  # fmt: skip
+        return nn.Identity()
+
     def __call__(self, student: Tensor, teacher: Tensor) -> Tensor:
         return self.weight * attention_transfer(student, teacher, self.power)
 

@@ -42,12 +42,10 @@ class Row:
     beside: int
 
 
-def train(
-    name: str, pair: Pair, data: Mapping[str, Any], plan: Plan, strength: float = 1.0
-) -> tuple[nn.Module, float, int]:
+def train(name: str, pair: Pair, data: Any, plan: Plan, strength: float = 1.0) -> tuple[nn.Module, float, int]:
     """The student that baseline ``name`` makes, the processor seconds, and the parameters trained beside it.
 
-    ``data``: columns for :func:`fit` with ``label``. ``strength``: times the published weight. Raises
+    ``data``: what :func:`fit` takes, with ``label``. ``strength``: times the published weight. Raises
     :class:`UserError` with the nearest name.
     """
     if name not in BASELINES:
@@ -61,7 +59,7 @@ def train(
 
 
 def compare(
-    pair: Pair, data: Mapping[str, Any], plan: Plan, measure: Callable[[nn.Module], Mapping[str, float]],
+    pair: Pair, data: Any, plan: Plan, measure: Callable[[nn.Module], Mapping[str, float]],
     strengths: Mapping[str, float] | Iterable[str] = tuple(BASELINES),
 ) -> list[Row]:  # fmt: skip
     """One row a baseline, most accurate first; labels alone are always among them.
