@@ -97,6 +97,16 @@ def boss() -> tuple[Method, Any]:
     return Boss(mlp(6, 3, [8]), mlp(6, 3, [8]), alpha=0.3).double(), data
 
 
+def adr() -> tuple[Method, Any]:
+    from redistill.methods.supervised.adr import Adr
+    from redistill.models.nets import mlp
+    from redistill.supervised.attacks import Trades
+
+    torch.manual_seed(0)
+    data = {"image": _random(22, 6).sigmoid(), "label": torch.arange(22) % 3}
+    return Adr(mlp(6, 3, [8]), attack=Trades(eps=0.1, step=0.05, steps=2)).double(), data
+
+
 CASES: dict[str, Case] = {
     "boss": boss,
     "ps_kd": ps_kd,
@@ -106,4 +116,5 @@ CASES: dict[str, Case] = {
     "pruned_data_kd": pruned_data_kd,
     "sla": sla,
     "ssld": ssld,
+    "adr": adr,
 }
