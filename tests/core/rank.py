@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import torch
 from torch.distributed.tensor import DTensor
 
 from redistill.core import Plan, fit
+from tests.core.processes import save_and_leave
 from tests.core.toys import data, toy
 
 
@@ -18,11 +18,8 @@ def main(parallel: str, until: int, folder: Path) -> None:
         parallel=parallel, accumulate=2,
     )  # fmt: skip
     method = fit(toy(), data(), plan, folder=folder / "run", until=until).method
-    state = {k: v.full_tensor() if isinstance(v, DTensor) else v for k, v in method.state_dict().items()}
     assert any(isinstance(v, DTensor) for v in method.state_dict().values()) == (parallel == "shard")
-    rank = torch.distributed.get_rank()
-    torch.save({k: v.clone() for k, v in state.items()}, folder / f"rank{rank}.pt")
-    torch.distributed.destroy_process_group()
+    save_and_leave(method, folder)
 
 
 if __name__ == "__main__":
