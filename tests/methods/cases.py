@@ -107,6 +107,16 @@ def adr() -> tuple[Method, Any]:
     return Adr(mlp(6, 3, [8]), attack=Trades(eps=0.1, step=0.05, steps=2)).double(), data
 
 
+def lsskd() -> tuple[Method, Any]:
+    from redistill.methods.supervised.lsskd import Lsskd
+    from redistill.models.nets import mlp
+
+    torch.manual_seed(0)  # stages of vectors: their branches have no batch norm, which would mix the rows
+    net, shape = mlp(72, 3, (8, 6)), [2, 6, 6]
+    method = Lsskd(net, layers=["2", "4"], input_shape=shape, classes=3, ramp=0.5, feature_weight=0.01)
+    return method.double(), {"image": _random(22, 2, 6, 6), "label": torch.arange(22) % 3}
+
+
 CASES: dict[str, Case] = {
     "boss": boss,
     "ps_kd": ps_kd,
@@ -117,4 +127,5 @@ CASES: dict[str, Case] = {
     "sla": sla,
     "ssld": ssld,
     "adr": adr,
+    "lsskd": lsskd,
 }

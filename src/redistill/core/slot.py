@@ -54,7 +54,8 @@ def options(cls: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     keyword = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
     if keyword or not (isinstance(cls, type) and issubclass(cls, Slot)):
         return keyword
-    return {p.name: p for p in parameters}  # a plug-in has nothing but options
+    named = (p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD))  # those are of the base class
+    return {p.name: p for p in named}  # a plug-in has nothing but options
 
 
 def describe(part: Configured) -> dict[str, Any]:

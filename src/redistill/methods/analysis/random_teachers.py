@@ -1,0 +1,117 @@
+"""Random teachers: a student is trained to say what an untrained, frozen network says, on images without labels.
+
+    theta_S(0) = (1 - alpha) theta_T + alpha theta~
+    L = -sum_k softmax(z_T / tau_T)_k log softmax(z_S / tau_S)_k                              (Sarnthein et al. 2023)
+
+Roles: student (trained, in training mode), teacher (random, never updated, in evaluation mode, its batch statistics
+taken from the data once: ``redistill.vision.probing.with_statistics``). Both are encoder and head; what is measured
+afterwards is the encoder, by probes. No labels, no augmentation, no centring. ``alpha`` near 0 starts the student at
+the teacher: then only training-mode batch norm and rounding make the first gradient.
+
+:class:`MeanSquare` compares plain outputs instead (the paper's third variant, without the head). With another
+``following`` the same trainer is iterated self-distillation, or DINO's teacher.
+
+Temperatures 1 and 1 are the paper's second variant, 0.04 (teacher) and 0.1 (student) its first.
+
+Differs from the paper: a teacher's outputs may be computed once and stored, as neither it nor its inputs change. The
+lottery tickets and loss surfaces that the paper studies afterwards are not part of this file.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from redistill.core import Ema, Loss, Method, Progress, Slot, UserError
+from redistill.core.method import Batch
+from redistill.losses.divergences import log_probs
+from redistill.vision.dino import Following, Never
+
+
+class OutputMatch(Slot):
+    """Distance [B] of the student's outputs [B, K] from the teacher's, and its least value [B]."""
+
+    def __call__(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
+
+class CrossEntropy(OutputMatch):
+    """Cross-entropy of the softmax outputs; its least value is the teacher's entropy, the difference is KL."""
+
+    def __init__(self, student_tau: float = 1.0, teacher_tau: float = 1.0) -> None:
+        if not min(student_tau, teacher_tau) > 0:
+            raise UserError(f"taus of {student_tau} and {teacher_tau}; give numbers above 0", place="match")
+        self.student_tau, self.teacher_tau = student_tau, teacher_tau
+
+    def __call__(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        log_p, log_q = log_probs(teacher, self.teacher_tau), log_probs(student, self.student_tau)
+        return -(log_p.exp() * log_q).sum(-1), -(log_p.exp() * log_p).sum(-1)
+
+
+class MeanSquare(OutputMatch):
+    """Mean squared difference of the outputs; its least value is 0."""
+
+    def __call__(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        distance = (student - teacher).square().mean(-1)
+        return distance, torch.zeros_like(distance)
+
+
+def between(teacher: nn.Module, other: nn.Module, alpha: float, *, rescale: bool = False) -> nn.Module:
+    """A network with weights (1 - alpha) theta_T + alpha theta~, and the teacher's buffers.
+
+    ``rescale`` divides weight matrices by sqrt((1 - alpha)^2 + alpha^2), which keeps the variance of two independent
+    initialisations. Raises :class:`UserError` for an alpha outside [0, 1] or networks of unequal shape.
+    """
+    if not 0 <= alpha <= 1:
+        raise UserError(f"alpha={alpha}; give a number from 0 (the teacher) to 1 (the other network)", place="between")
+    student, others = copy.deepcopy(teacher), dict(other.named_parameters())
+    scale = ((1 - alpha) ** 2 + alpha**2) ** 0.5 if rescale else 1.0
+    with torch.no_grad():
+        for name, p in student.named_parameters():
+            if name not in others or others[name].shape != p.shape:
+                raise UserError(f"{name} is not the same in both networks; give one architecture", place="between")
+            p.copy_(((1 - alpha) * p + alpha * others[name]) / (scale if p.ndim > 1 else 1.0))
+    return student.requires_grad_(True)
+
+
+class RandomTeachers(Method):
+    """Label-free distillation from a teacher that knows nothing.
+
+    ``teacher`` may be None: the rows then hold its ``teacher_output`` [K], computed once, since nothing in it changes.
+    ``following`` says when a teacher that is given follows the student (by default never).
+    """
+
+    needs = ("image",)
+
+    def __init__(
+        self, student: nn.Module, teacher: nn.Module | None, *, match: OutputMatch | None = None,
+        following: Following | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.match, self.following = match or CrossEntropy(), following or Never()
+        self.student, self.teacher = student, None if teacher is None else Ema(teacher)
+        if teacher is None:
+            self.needs += ("teacher_output",)  # type: ignore[misc]
+            if not isinstance(self.following, Never):
+                raise UserError("stored outputs cannot follow the student; give the teacher", place="following")
+
+    def prepare(self, batch: Batch, now: Progress) -> Batch:
+        """Add what the teacher says, [B, K]."""
+        return batch if self.teacher is None else {**batch, "teacher_output": self.teacher(batch["image"])}
+
+    def loss(self, turn: str, batch: Batch, now: Progress) -> Loss:
+        """``match``: distance to the teacher; ``gap`` (watched): how far it is above its least value (KL for
+        :class:`CrossEntropy`)."""
+        z_s, z_t = self.student(batch["image"]), batch["teacher_output"]
+        if z_s.shape != z_t.shape:
+            raise UserError(f"outputs of {tuple(z_s.shape)} and {tuple(z_t.shape)}; give equal heads", place="models")
+        distance, least = self.match(z_s, z_t.to(z_s))
+        return Loss({"match": distance.mean()}, watch={"gap": (distance - least).detach().mean()})
+
+    def after(self, turn: str, stats: dict[str, Tensor], now: Progress) -> None:
+        """Let the teacher follow; one that never does is not touched, its batch statistics included."""
+        kept = self.following(now)
+        if self.teacher is not None and kept < 1:
+            self.teacher.update(self.student, kept)

@@ -1,0 +1,133 @@
+"""The card's exact properties: the teacher never changes, the loss is KL plus a constant, no label is read."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from redistill.core import Plan, Progress, UserError, describe, fit
+from redistill.core.build import build
+from redistill.core.followers import same_weights
+from redistill.methods.analysis.random_teachers import CrossEntropy, MeanSquare, RandomTeachers, between
+from redistill.models.nets import staged_convnet
+from redistill.vision.dino import DinoHead, EveryEpoch, EveryStep
+
+DATA = {"image": torch.randn(24, 1, 4, 4, generator=torch.Generator().manual_seed(0)), "label": torch.arange(24) % 3}
+NOW = Progress()
+
+
+def net(seed=1, outputs=7):
+    torch.manual_seed(seed)
+    return nn.Sequential(staged_convnet(1, 5, [4, 6]), DinoHead(5, outputs, hidden=8, bottleneck=4))
+
+
+def plan(**changes):
+    return Plan(**{"epochs": 2, "batch_size": 8, "lr": 1e-2, "device": "cpu", **changes})
+
+
+def trained(data=DATA, student=None, teacher=None, **options):
+    method = RandomTeachers(student or net(2), teacher or net(1), **options)
+    return fit(method, data, plan()).method
+
+
+def test_the_teacher_never_changes_batch_statistics_included():
+    teacher = net(1)
+    before = copy.deepcopy(teacher)
+    method = trained(teacher=teacher)
+    assert same_weights(method.teacher.net, before) and same_weights(teacher, before)
+    assert not same_weights(method.student, net(2))
+
+
+def test_no_label_is_read():
+    unlabelled = {**DATA, "label": torch.full((24,), -1)}
+    assert same_weights(trained().student, trained(unlabelled).student)
+    assert same_weights(trained().student, trained({"image": DATA["image"]}).student)
+
+
+def test_the_distance_above_its_least_value_is_kl():
+    student, teacher = torch.randn(6, 5), torch.randn(6, 5)
+    distance, least = CrossEntropy(0.5, 0.2)(student, teacher)
+    kl = nn.functional.kl_div((student / 0.5).log_softmax(1), (teacher / 0.2).softmax(1), reduction="none").sum(1)
+    torch.testing.assert_close(distance - least, kl)
+    assert (kl > 0).all()
+    torch.testing.assert_close(MeanSquare()(student, teacher)[0], (student - teacher).square().mean(1))
+
+
+def test_an_equal_student_in_the_same_mode_has_no_gradient_and_in_training_mode_it_has():
+    teacher = net().double().eval()
+    norms = []
+    for training in (False, True):
+        student = copy.deepcopy(teacher).train(training)
+        method = RandomTeachers(student, teacher)
+        loss = method.loss("student", method.prepare({"image": DATA["image"].double()}, NOW), NOW)
+        loss.total.backward()
+        norms.append(float(sum(p.grad.norm() for p in student.parameters())))
+        assert training or abs(float(loss.watch["gap"])) < 1e-12
+    assert norms[0] < 1e-12 < 1e-4 < norms[1]
+
+
+def test_the_start_is_between_the_two_networks():
+    teacher, other = net(1), net(2)
+    assert same_weights(between(teacher, other, 0.0), teacher)
+    ends = dict(between(teacher, other, 1.0).named_parameters())
+    assert all(torch.equal(p, ends[name]) for name, p in other.named_parameters())
+    halfway = dict(between(teacher, other, 0.25).named_parameters())
+    for (name, a), b in zip(teacher.named_parameters(), other.parameters()):
+        torch.testing.assert_close(halfway[name], 0.75 * a + 0.25 * b)
+
+
+def test_rescaling_keeps_the_variance_of_matrices():
+    torch.manual_seed(0)
+    a, b = nn.Linear(300, 300), nn.Linear(300, 300)
+    plain, scaled = (between(a, b, 0.5, rescale=r).weight.detach().std() for r in (False, True))
+    assert float(scaled / a.weight.detach().std()) == pytest.approx(1, abs=0.01)
+    assert float(plain / a.weight.detach().std()) == pytest.approx(2**-0.5, abs=0.01)
+
+
+def test_stored_outputs_equal_the_teacher():
+    teacher = net(1).eval()
+    with torch.no_grad():
+        rows = {"image": DATA["image"], "teacher_output": teacher(DATA["image"])}
+    stored = fit(RandomTeachers(net(2), None), rows, plan()).student
+    for a, b in zip(stored.parameters(), trained().student.parameters()):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+
+
+def test_a_teacher_may_follow_every_step_or_epoch():
+    method = trained(following=EveryEpoch())
+    assert same_weights(method.teacher.net, method.student)  # the last step ends an epoch
+    moving = trained(following=EveryStep(0.5))
+    assert not same_weights(moving.teacher.net, net(1)) and not same_weights(moving.teacher.net, moving.student)
+
+
+@pytest.mark.parametrize("following", [None, EveryStep(0.5), EveryEpoch()])
+def test_resumed_run_equals_the_uninterrupted_one(following, tmp_path):
+    whole, begun, resumed = (RandomTeachers(net(2), net(1), following=following) for _ in range(3))
+    fit(whole, DATA, plan())
+    fit(begun, DATA, plan(), folder=tmp_path, until=4)
+    fit(resumed, DATA, plan(), folder=tmp_path, resume=True)
+    assert same_weights(whole, resumed)
+
+
+def test_recipe_and_constructor_are_one():
+    given = {"match": {"name": "cross_entropy", "student_tau": 0.1, "teacher_tau": 0.04}, "following": "never"}
+    assert describe(build(RandomTeachers, given, net(1), net(2))) == given
+
+
+@pytest.mark.parametrize(
+    ("wrong", "part"),
+    [
+        (lambda: between(net(1), net(2), 1.5), "alpha=1.5"),
+        (lambda: between(net(1), net(2, outputs=9), 0.5), "not the same in both"),
+        (lambda: CrossEntropy(0.0), "above 0"),
+        (lambda: RandomTeachers(net(), None, following=EveryEpoch()), "give the teacher"),
+        (lambda: fit(RandomTeachers(net(), None), DATA, plan()), "'teacher_output'"),
+        (lambda: fit(RandomTeachers(net(), net(outputs=9)), DATA, plan()), "equal heads"),
+    ],
+)
+def test_wrong_input_is_refused(wrong, part):
+    with pytest.raises(UserError, match=part):
+        wrong()
