@@ -117,6 +117,25 @@ def lsskd() -> tuple[Method, Any]:
     return method.double(), {"image": _random(22, 2, 6, 6), "label": torch.arange(22) % 3}
 
 
+def random_teachers() -> tuple[Method, Any]:
+    from redistill.methods.analysis.random_teachers import RandomTeachers
+    from redistill.models.nets import mlp
+    from redistill.vision.dino import EveryStep
+
+    torch.manual_seed(0)
+    method = RandomTeachers(mlp(6, 3, [8]), mlp(6, 3, [8]), following=EveryStep(0.9))
+    return method.double(), {"image": _random(22, 6)}
+
+
+def guided_targets() -> tuple[Method, Any]:
+    from redistill.methods.analysis.guided_targets import GuidedTargets
+    from redistill.models.nets import mlp
+
+    torch.manual_seed(0)
+    method = GuidedTargets(mlp(6, 3, [8]), mlp(6, 3, [8]), alpha=0.35, penalty=0.0)  # norms refuse shards
+    return method.double(), {"image": _random(22, 6), "label": torch.arange(22) % 3}
+
+
 CASES: dict[str, Case] = {
     "boss": boss,
     "ps_kd": ps_kd,
@@ -128,4 +147,6 @@ CASES: dict[str, Case] = {
     "ssld": ssld,
     "adr": adr,
     "lsskd": lsskd,
+    "random_teachers": random_teachers,
+    "guided_targets": guided_targets,
 }

@@ -30,7 +30,7 @@ REGIMES = {"clean": 0.0, "noisy": 0.3}
 SEARCHES: dict[str, dict[str, bool]] = {
     "random": {}, "bo": {}, "warm": {"distil": False}, "teacher": {"warm_start": False}, "boss": {}
 }  # fmt: skip
-DEFAULT = {"lr": 0.2, "weight_decay": 5e-4, "slip": 0.1, "batch_size": 64}  # slip = 1 - momentum; good on seed 101
+DEFAULT = {"lr": 0.05, "weight_decay": 5e-4, "slip": 0.1, "batch_size": 64}  # slip = 1 - momentum
 
 
 def space(trial: Any) -> dict[str, Any]:
@@ -67,12 +67,14 @@ def cell(arm: str, seed: int, budget: Mapping[str, Any]) -> Outcome:
         found[f"{regime}_accuracy"] = _hit(_logits(best[0], test), test)
         found[f"{regime}_ensemble"] = _hit(each, test)
         found[f"{regime}_generations"] = float(_ancestors(max(history, key=lambda t: t.score), history))
-        kept[f"{regime}_scores"] = np.array([trial.score for trial in history])
+        kept[f"{regime}_scores"] = np.full(budget["trials"], np.nan)  # a trial that diverged has no score
+        for trial in history:
+            kept[f"{regime}_scores"][trial.notes["place"]] = trial.score
     return Outcome(found, kept)
 
 
 def _search(arm: str, train: Train, folder: str, seed: int, budget: Mapping[str, Any]) -> tuple[list, list[Weights]]:
-    """Finished trials in their order, and the weights of the best ones."""
+    """Finished trials, best first, and the weights of the best ones."""
     samplers, trials = load_optuna().samplers, budget["trials"]
     sampler = (
         samplers.RandomSampler if arm == "random" else partial(samplers.TPESampler, n_startup_trials=budget["startup"])
@@ -82,9 +84,9 @@ def _search(arm: str, train: Train, folder: str, seed: int, budget: Mapping[str,
         top=budget["top"], sampler=lambda s: sampler(seed=s), **SEARCHES[arm],
     )  # fmt: skip
     ranked = search.run(train)
-    order = {study: place for place, study in enumerate(search.limits)}
-    history = sorted(ranked, key=lambda trial: (order[trial.study], trial.notes["place"]))
-    return history, [search.weights(trial) for trial in ranked[: budget["top"]]]
+    for trial in ranked:  # places in the whole search instead of in its study
+        trial.notes["place"] += search.limits["warm-up"] * (trial.study == "boss")
+    return ranked, [search.weights(trial) for trial in ranked[: budget["top"]]]
 
 
 def _born_again(train: Train, seed: int, budget: Mapping[str, Any]) -> tuple[list[Finished], list[Weights]]:
@@ -98,7 +100,7 @@ def _born_again(train: Train, seed: int, budget: Mapping[str, Any]) -> tuple[lis
             score, net = train(job)
         except Diverged:  # as in the searches: counted, without a score
             continue
-        history.append(Finished("sd", place, score, dict(DEFAULT), {}))
+        history.append(Finished("sd", place, score, dict(DEFAULT), {"place": place}))
         weights.append(net.state_dict())
     best = np.argsort([-trial.score for trial in history], kind="stable")[: budget["top"]]
     return history, [weights[k] for k in best]
@@ -143,10 +145,8 @@ def draw(results: Results, folder: Path) -> None:
     colours = dict(zip(STUDY.arms, ("tab:gray", "black", "tab:green", "tab:blue", "tab:red", "tab:orange")))
     for row, regime in enumerate(REGIMES):
         for arm in STUDY.arms:
-            curves = [np.maximum.accumulate(results.array(arm, s, f"{regime}_scores")) for s in results.seeds]
-            shortest = min(map(len, curves))  # a trial that diverged has no score
-            mean = 100 * np.mean([curve[-shortest:] for curve in curves], 0)
-            axes[row, 0].plot(range(1, shortest + 1), mean, label=arm, color=colours[arm])
+            curves = [np.fmax.accumulate(results.array(arm, s, f"{regime}_scores")) for s in results.seeds]
+            axes[row, 0].plot(np.arange(len(curves[0])) + 1, 100 * np.mean(curves, 0), label=arm, color=colours[arm])
         values = 100 * np.array([results.values(arm, f"{regime}_accuracy") for arm in STUDY.arms])
         axes[row, 1].bar(list(STUDY.arms), values.mean(1), yerr=values.std(1), color=list(colours.values()))
         axes[row, 1].set_ylim(values.min() - 2, values.max() + 1)
@@ -194,8 +194,14 @@ STUDY = Study(
         "Every arm takes the last epoch of a trial, not the best one; validation labels are right in both regimes.",
         "A network that inherits has been trained in several trials before: the table's 'generations' counts them. "
         "'warm' is the control that has as many epochs behind it and no teacher.",
-        "Tuned on seeds 101 to 107: the default configuration of 'sd' (the paper's rate and batch size under-fit in 8 "
-        "epochs: 78 %), the scale of the pixels, the number of trials. Without that scale Bayesian optimisation "
-        "itself stayed below the default configuration.",
+        "Tuned on seeds 101 to 107: the default configuration of 'sd', the scale of the pixels, the number of trials. "
+        "Without that scale Bayesian optimisation itself stayed below the default configuration.",
+        "Judged twice: in the first run on seeds 1 to 3 most trials of 'sd' diverged, because its rate had been chosen "
+        "before the pixels were scaled. It was lowered on seed 101 and the study judged on seeds 4 to 6; the other arms and "
+        "all claims stayed as they were.",
+        "Why little shows: a network of two layers is trained well by 8 epochs at any good rate, so a search is done "
+        "after ten trials; and where labels are wrong, inherited weights have met the wrong labels "
+        "in several trials and fit them. A squared error on the logits of a teacher that is no better than the student "
+        "lowers accuracy here (seed 101, generation after generation).",
     ),
 )  # fmt: skip
