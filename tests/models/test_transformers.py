@@ -177,6 +177,15 @@ def test_classifier_and_encoder(tmp_path):
     assert classifier(ids).shape == (1, 3)
     plain = AutoModelForSequenceClassification.from_pretrained(classifier.save(tmp_path / "again")).eval()
     torch.testing.assert_close(plain(ids).logits, classifier(ids))
+    for classes, names in ((2, ["LABEL_0", "LABEL_1"]), (["no", "yes"], ["no", "yes"])):
+        one, other, third = (
+            door.load_classifier(tmp_path / "encoder", classes=classes, seed=seed).eval() for seed in (1, 1, 2)
+        )
+        assert list(one.classes) == names and one(ids).shape == (1, 2)
+        torch.testing.assert_close(one(ids), other(ids))
+        assert not torch.equal(one(ids), third(ids))
+    with pytest.raises(UserError, match="can't load it"):
+        door.load_classifier(tmp_path / "classifier", classes=2)
     encoder = door.load_encoder(tmp_path / "encoder").eval()
     vectors = encoder.encode(["the lazy dog", "dog"], batch_size=2)
     torch.testing.assert_close(vectors.norm(dim=1), torch.ones(2))

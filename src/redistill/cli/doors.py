@@ -94,14 +94,17 @@ def _weights(net: Any, spec: ModelSpec, place: str) -> Any:
 
 
 def load_rows(spec: DataSpec, models: dict[str, Any]) -> Any:
-    """The rows of a recipe. Questions with demonstrations become token columns of the student's tokenizer."""
+    """The rows of a recipe. Texts become tokens of the student's tokenizer: those of a classifier of sequences, and
+    questions with demonstrations."""
     from redistill import data
 
     if spec.kind == "none":
         return None
+    options, student = dict(spec.options), models.get("student")
+    cut = {"max_length": options.pop("max_length")} if _reads_text(student) and "max_length" in options else {}
     readers = {"images": data.ImageFolder, "table": data.read_table, "disk": data.from_disk, "jsonl": data.read_jsonl}
     try:
-        rows = readers[spec.kind](spec.path, **spec.options)
+        rows = readers[spec.kind](spec.path, **options)
     except TypeError as error:
         raise UserError(str(error), place="data.options") from error
     if isinstance(rows, dict):
@@ -113,7 +116,15 @@ def load_rows(spec: DataSpec, models: dict[str, Any]) -> Any:
         rows = data.Renamed(rows, spec.columns)
     if spec.rows is not None:
         rows = data.pick(rows, spec.rows)
+    if _reads_text(student):
+        return data.Texts(rows, student.tokenizer, student.classes, **cut)
     return _tokens(rows, models) if spec.kind == "jsonl" else rows
+
+
+def _reads_text(student: Any) -> bool:
+    from redistill.models.transformers import Classifier
+
+    return isinstance(student, Classifier)
 
 
 def load_answers(file: Path, rows: Any, teacher: Any) -> Any:
@@ -131,7 +142,7 @@ def load_answers(file: Path, rows: Any, teacher: Any) -> Any:
 def _tokens(rows: Any, models: dict[str, Any]) -> Any:
     tokenizer = getattr(models.get("student"), "tokenizer", None)
     if tokenizer is None:
-        raise UserError("JSON lines of text need a student of kind causal_lm", place="data.kind")
+        raise UserError("JSON lines of text need a student of kind causal_lm or classifier", place="data.kind")
     from redistill.language.contexts import asked, shown, two_contexts
 
     for number, row in enumerate(rows[i] for i in range(len(rows))):

@@ -52,8 +52,8 @@ class Recipe(BaseModel):
 
 
 def read(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe in ``path`` with ``key.key=value`` overrides. Raises :class:`UserError` with the place of a
-    mistake."""
+    """The recipe in ``path`` with ``key.key=value`` overrides; ``models.role=null`` leaves a role out. Raises
+    :class:`UserError` with the place of a mistake."""
     from redistill.core.build import validated
 
     if not path.is_file():
@@ -68,6 +68,8 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise UserError("a recipe is a table of keys: method, models, data, plan, out", place=str(path))
     for override in overrides:
         _override(given, override)
+    if isinstance(given.get("models"), dict):
+        given["models"] = {role: spec for role, spec in given["models"].items() if spec is not None}
     for table, spec in (("models", ModelSpec), ("data", DataSpec)):
         _check_tables(given.get(table), table, spec, path)
     return validated(Recipe, given, place=str(path))

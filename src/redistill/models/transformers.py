@@ -175,6 +175,11 @@ class Classifier(nn.Module):
         """Scores of the classes [B, K]."""
         return self.net(input_ids=ids, attention_mask=mask).logits
 
+    @property
+    def classes(self) -> dict[str, int]:
+        """The name of each class and its number."""
+        return dict(self.net.config.label2id)
+
     def save(self, folder: str | Path) -> Path:
         """Write a folder that ``AutoModelForSequenceClassification`` loads."""
         self.net.save_pretrained(folder)
@@ -239,9 +244,32 @@ def load_causal_lm(
     return CausalLm(net, tokenizer)
 
 
-def load_classifier(source: str | Path, *, dtype: str = "float32") -> Classifier:
-    """A sequence classifier from a transformers folder or a Hub name."""
-    return Classifier(*_load(source, "AutoModelForSequenceClassification", dtype))
+def load_classifier(
+    source: str | Path, *, dtype: str = "float32", classes: int | Sequence[str] | None = None, seed: int = 0
+) -> Classifier:  # fmt: skip
+    """A sequence classifier from a transformers folder or a Hub name.
+
+    ``classes``: their number or names, for a pre-trained model without a head; it gets one, initialised from ``seed``.
+
+    Raises:
+        UserError: not a model folder, no tokenizer, no padding token, fewer than two classes, or a head of another
+            size.
+    """
+    named = {} if classes is None else _named_classes(classes)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net, tokenizer = _load(source, "AutoModelForSequenceClassification", dtype, **named)
+    if tokenizer.pad_token is None or net.config.get_text_config().pad_token_id is None:
+        raise UserError("its tokenizer or config has no padding token; set one and save it", place=str(source))
+    return Classifier(net, tokenizer)
+
+
+def _named_classes(classes: int | Sequence[str]) -> dict[str, dict[Any, Any]]:
+    """Both directions of the names, as a transformers configuration holds them."""
+    names = [f"LABEL_{k}" for k in range(classes)] if isinstance(classes, int) else list(classes)
+    if isinstance(classes, str) or len(set(names)) != len(names) or len(names) < 2:
+        raise UserError(f"classes={classes!r}; give their number or a list of different names", place="classes")
+    return {"id2label": dict(enumerate(names)), "label2id": {name: k for k, name in enumerate(names)}}
 
 
 def load_encoder(source: str | Path | None = None, *, dtype: str = "float32") -> Encoder:
@@ -293,8 +321,8 @@ def check_vocabularies(student: CausalLm, teacher: CausalLm) -> int:
     return min(student.head.weight.shape[0], teacher.head.weight.shape[0])
 
 
-def _load(source: str | Path, kind: str, dtype: str) -> tuple[Any, Any]:
-    """The model of the given auto class and its tokenizer."""
+def _load(source: str | Path, kind: str, dtype: str, **config: Any) -> tuple[Any, Any]:
+    """The model of the given auto class, with changes to its configuration, and its tokenizer."""
     try:
         import transformers
     except ImportError:
@@ -310,8 +338,8 @@ def _load(source: str | Path, kind: str, dtype: str) -> tuple[Any, Any]:
         message = f"no tokenizer that transformers can read; save one beside the model ({_first_line(error)})"
         raise UserError(message, place=str(source)) from None
     try:
-        net = getattr(transformers, kind).from_pretrained(where, dtype=DTYPES[dtype], **extra)
-    except (OSError, ValueError, KeyError) as error:
+        net = getattr(transformers, kind).from_pretrained(where, dtype=DTYPES[dtype], **extra, **config)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(f"transformers can't load it: {_first_line(error)}", place=str(source)) from None
     return net, tokenizer
 

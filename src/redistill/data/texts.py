@@ -1,0 +1,73 @@
+"""Labelled texts as a classifier of sequences reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from redistill.core.errors import UserError, unknown
+
+
+class Texts:
+    """Rows ``ids`` and ``mask`` [T] (int64) of ``text``, padded to the longest of a batch, and ``label`` where the data
+    has labels.
+
+    ``rows``: columns, a list of dicts or a map-style data set with ``text``. ``classes``: the classifier's name of
+    each class and its number; a label is either. Texts are cut at ``max_length`` tokens. Raises :class:`UserError` for
+    a row without text, and for a label that is no class.
+    """
+
+    columns = ("ids", "mask", "label")  # tells the engine that rows are taken many at a time
+
+    def __init__(self, rows: Any, tokenizer: Any, classes: Mapping[str, int], *, max_length: int = 128) -> None:
+        if type(max_length) is not int or max_length < 1:
+            raise UserError(f"max_length={max_length!r}; give a number of tokens", place="data.options.max_length")
+        self.tokenizer, self.max_length, self.classes = tokenizer, max_length, list(classes)
+        read = _listed(rows)
+        self.text = [_text(row, number) for number, row in enumerate(read)]
+        self.label = [_class(row, number, classes) for number, row in enumerate(read)] if "label" in read[0] else None
+
+    def __len__(self) -> int:
+        return len(self.text)
+
+    def __getitems__(self, index: list[int]) -> dict[str, Any]:
+        found = self.tokenizer(
+            [self.text[i] for i in index], padding=True, truncation=True, max_length=self.max_length,
+            return_tensors="pt",
+        )  # fmt: skip
+        batch = {"ids": found["input_ids"], "mask": found["attention_mask"]}
+        return batch if self.label is None else {**batch, "label": torch.tensor([self.label[i] for i in index])}
+
+
+def _listed(rows: Any) -> Sequence[Mapping[str, Any]]:
+    """Columns or a data set as a list of rows."""
+    if isinstance(rows, Mapping):
+        return [dict(zip(rows, values)) for values in zip(*rows.values())]
+    return [rows[i] for i in range(len(rows))]
+
+
+def _text(row: Mapping[str, Any], number: int) -> str:
+    if not isinstance(row.get("text"), str):
+        raise UserError(f"row {number} has no text 'text'; has {sorted(row)}; data.columns renames", place="data")
+    return str(row["text"])
+
+
+def _class(row: Mapping[str, Any], number: int, classes: Mapping[str, int]) -> int:
+    label = row.get("label")
+    if isinstance(label, str):
+        if label not in classes:
+            raise unknown("label", str(label), classes, place=f"data: row {number}")
+        return classes[label]
+    try:
+        value = float(label)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        value = -1.0
+    if not value.is_integer() or int(value) not in classes.values():
+        last = max(classes.values())
+        raise UserError(
+            f"label {label!r} is none of the classes 0..{last}; name them in models.student.options.classes",
+            place=f"data: row {number}",
+        )
+    return int(value)
