@@ -110,6 +110,91 @@ def test_sdft_from_json_lines_to_a_transformers_folder(folder):
     AutoModelForCausalLM.from_pretrained("out/student")
 
 
+@pytest.fixture
+def texts(folder) -> Path:
+    """A pre-trained encoder of a few words without a head, and labelled sentences as JSON lines, CSV and a data set."""
+    import datasets
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    words = ["[PAD]", "[UNK]", "good", "bad", "film", "book"]
+    made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=made, pad_token="[PAD]", unk_token="[UNK]").save_pretrained("encoder")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    torch.manual_seed(0)
+    BertModel(BertConfig(vocab_size=len(words), **sizes)).save_pretrained("encoder")
+    rows = [{"text": f"{mood} {thing} " * (1 + n % 3), "label": mood} for n in range(6) for mood in ("good", "bad")
+            for thing in ("film", "book")]  # fmt: skip
+    (folder / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    numbers = [(row["text"], int(row["label"] == "good")) for row in rows]
+    (folder / "texts.csv").write_text("sentence,label\n" + "".join(f"{text},{label}\n" for text, label in numbers))
+    datasets.Dataset.from_dict({"text": [t for t, _ in numbers], "label": [k for _, k in numbers]}).save_to_disk("set")
+    return folder
+
+
+def text_recipe(folder: Path, **changes) -> str:
+    student = {"kind": "classifier", "path": "encoder", "options": {"classes": ["bad", "good"], "seed": 3}}
+    given = {
+        "method": "dcs", "models": {"student": student, "teacher": {"kind": "classifier", "path": "first/student"}},
+        "options": {"weight": {"name": "boosting", "eta": 0.3}}, "data": {"kind": "jsonl", "path": "texts.jsonl"},
+        "plan": {"epochs": 4, "batch_size": 8, "lr": 0.01, "device": "cpu"},
+    }  # fmt: skip
+    return str(recipe(folder, **{**given, **changes}))
+
+
+FIRST = ["models.teacher=null", "options.soft_weight=0", "options.hard_weight=1", "options.weight=equal", "out=first"]
+
+
+def test_dcs_fine_tunes_a_text_classifier_twice(texts):
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    file = text_recipe(texts)
+    assert command(["run", file, *FIRST]) == 0
+    assert command(["run", file]) == 0
+    assert "contradicts" in (texts / "out" / "log.jsonl").read_text()
+    for name in ("first", "out"):
+        net = AutoModelForSequenceClassification.from_pretrained(f"{name}/student").eval()
+        tokenizer = AutoTokenizer.from_pretrained(f"{name}/student")
+        said = net(**tokenizer(["good film good film", "bad book"], padding=True, return_tensors="pt")).logits.argmax(1)
+        assert [net.config.id2label[int(k)] for k in said] == ["good", "bad"]
+
+
+def test_texts_come_from_any_table_and_a_teachers_answers_can_be_stored(texts):
+    from safetensors.torch import load_file
+
+    for kind, path, columns in (("table", "texts.csv", {"text": "sentence"}), ("disk", "set", {})):
+        data = {"kind": kind, "path": path, "columns": columns, "options": {"max_length": 4}}
+        assert command(["run", text_recipe(texts, data=data), *FIRST[:-1], f"out={kind}"]) == 0
+    one, two = (load_file(f"{kind}/student/model.safetensors") for kind in ("table", "disk"))
+    assert all(torch.equal(one[name], two[name]) for name in one)  # the same head, batches and dropout
+    assert command(["run", text_recipe(texts), *FIRST]) == 0
+    data = {"kind": "jsonl", "path": "texts.jsonl", "teacher_logits": "answers.npy"}
+    assert command(["run", text_recipe(texts, data=data)]) == 0
+    assert np.load("answers.npy").shape == (24, 2)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "part"),
+    [
+        (["models.student.options.classes=[good, nice]"], "data: row 2: unknown label 'bad'"),
+        (["models.student.options.classes=1"], "classes=1"),
+        (["models.student.options.classes=[bad, bad]"], "different names"),
+        (["data.options.max_length=0"], "max_length=0"),
+        (["data.columns.text=txt"], "txt"),
+        (["models.teacher=null", "data.teacher_logits=null"], "'teacher_logits'"),
+        (["models.teacher=null", "options.soft_weight=0"], "give models.teacher"),
+    ],
+)
+def test_mistakes_in_a_recipe_of_texts(overrides, part, texts):
+    student = text_recipe(texts)
+    if "models.teacher=null" not in overrides:
+        overrides = ["models.teacher.path=encoder", *overrides]
+    with pytest.raises(UserError, match=part):
+        command(["run", student, *overrides])
+    assert not (texts / "out").exists()
+
+
 def test_a_solver_is_fitted_around_a_pipeline(folder, capsys):
     from diffusers import DDIMPipeline, DDIMScheduler, DiffusionPipeline, UNet2DModel
 

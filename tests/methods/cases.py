@@ -136,6 +136,16 @@ def guided_targets() -> tuple[Method, Any]:
     return method.double(), {"image": _random(22, 6), "label": torch.arange(22) % 3}
 
 
+def dcs() -> tuple[Method, Any]:
+    from redistill.methods.supervised.dcs import Dcs
+    from redistill.models.nets import mlp
+    from redistill.supervised.weights import Boosting
+
+    torch.manual_seed(0)
+    data = {"image": _random(22, 6), "label": torch.arange(22) % 3}
+    return Dcs(mlp(6, 3, [8]), mlp(6, 3, [8]), rows=22, weight=Boosting(warmup=0)).double(), data
+
+
 CASES: dict[str, Case] = {
     "boss": boss,
     "ps_kd": ps_kd,
@@ -149,4 +159,5 @@ CASES: dict[str, Case] = {
     "lsskd": lsskd,
     "random_teachers": random_teachers,
     "guided_targets": guided_targets,
+    "dcs": dcs,
 }
