@@ -236,6 +236,28 @@ def test_a_table_is_fitted_by_repeated_ridge(folder, capsys):
     assert not (folder / "other").exists()
 
 
+def test_a_soft_label_study_says_which_factor_counts(folder, capsys):
+    rng = np.random.default_rng(0)
+    label = np.arange(60) % 3
+    np.savez("rows.npz", image=np.float32(rng.random((60, 1, 4, 4)) + label[:, None, None, None]), label=label)
+    nets = {role: {"kind": "torch", "path": NET, "options": {"inputs": 16, "outputs": 3, "hidden": [h]}}
+            for role, h in (("student", 4), ("teacher", 8), ("other_teacher", 6))}  # fmt: skip
+    options = {"temperatures": [1, 4], "weights": [0, 0.7], "parts": ["whole", "average"], "repeats": 2}
+    file = str(recipe(folder, method="soft_label_study", models=nets, options=options))
+    assert command(["run", file]) == 0
+    assert "8 settings" in capsys.readouterr().out
+    lines = (folder / "out" / "soft_label_study.csv").read_text().splitlines()
+    assert len(lines) == 1 + 2 * 8 and lines[0].startswith("repeat,tau,soft_weight")
+    table = (folder / "out" / "soft_label_study.md").read_text().splitlines()
+    assert [line.split(" | ")[0][2:] for line in table[2:]] == [
+        "tau", "soft_weight", "form", "part", "share", "teacher", "tau x soft_weight"
+    ]  # fmt: skip
+    for override, part in {"parts=[averge]": "average", "repeats=0": "from 1", "weights=[2]": "from 0 to 1"}.items():
+        with pytest.raises(UserError, match=part):
+            command(["run", file, f"options.{override}", "out=never"])
+    assert not (folder / "never").exists()
+
+
 def test_a_survey_ranks_the_baselines_on_the_users_own_pair(folder, capsys):
     rng = np.random.default_rng(0)
     label = np.arange(60) % 3

@@ -3,7 +3,10 @@ fills in (``rows``, ``plan``, ``folder``, ``sources``). Each writes into ``folde
 
 from __future__ import annotations
 
+import copy
+import csv
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -110,6 +113,77 @@ def survey(
     return f"{folder / 'survey.md'}: {found[0].name} is the most accurate, {100 * found[0].scores['accuracy']:.1f} %"
 
 
+def soft_label_study(
+    student: Any,
+    teacher: Any,
+    other_student: Any = None,
+    other_teacher: Any = None,
+    *,
+    rows: Any,
+    plan: Any,
+    folder: Path,
+    temperatures: tuple[float, ...] = (1, 2, 4, 8, 16),
+    weights: tuple[float, ...] = (0, 0.3, 0.5, 0.7, 0.9, 1),
+    forms: tuple[str, ...] = ("kd", "hard"),
+    parts: tuple[str, ...] = ("whole", "confidence", "shuffled", "average", "smoothed"),
+    shares: tuple[float, ...] = (1, 0.1),
+    repeats: int = 3,
+    fresh: bool = True,
+    validation: float = 0.25,
+    seed: int = 0,
+) -> str:
+    """The loss of logit distillation through its factors: every temperature with every weight, and the rest one at a
+    time around T = 4 and weight 0.7, ``repeats`` times. ``fresh``: students start from new weights (else from those
+    they came with). Writes the runs as CSV and what each factor explains as Markdown."""
+    from redistill.beds.metrics import classification
+    from redistill.methods.analysis.soft_label_study import Bench, Setting, plane, star
+
+    if repeats < 1:
+        raise UserError(f"repeats={repeats}; give a number from 1 up", place="options.repeats")
+    used, held = _halves(rows, validation, seed)
+    teachers = {"teacher": teacher} | ({"other": other_teacher} if other_teacher is not None else {})
+    nets = {"student": student} | ({"other": other_student} if other_student is not None else {})
+    levels = {"form": forms, "part": parts, "share": shares, "teacher": list(teachers), "student": list(nets)}
+    settings = dict.fromkeys([*plane(Setting(), temperatures, weights), *star(Setting(), **levels)])
+    found = []
+    for number in range(repeats):
+        makers = {name: partial(_start, net, seed + number, fresh) for name, net in nets.items()}
+        bench = Bench(used, held, plan.model_copy(update={"seed": plan.seed + number}), teachers=teachers,
+                      students=makers, measure=classification)  # fmt: skip
+        found += [{"repeat": number, **row} for row in bench.table(settings)]
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_csv(found, folder / "soft_label_study.csv")
+    (folder / "soft_label_study.md").write_text(_effects_of(found, ["tau", "soft_weight", *levels]))
+    best = max(found, key=lambda row: row["accuracy"])
+    return (
+        f"{folder / 'soft_label_study.md'}: {len(settings)} settings; best {100 * best['accuracy']:.1f} % at "
+        f"T = {best['tau']:g}, weight {best['soft_weight']:g}; the teacher has {100 * best['teacher_accuracy']:.1f} %"
+    )
+
+
+def _write_csv(rows: list[dict[str, Any]], file: Path) -> None:
+    with file.open("w", newline="") as out:
+        writer = csv.DictWriter(out, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _effects_of(rows: list[dict[str, Any]], factors: list[str]) -> str:
+    """A Markdown table: how much of the variation of accuracy each factor explains."""
+    from redistill.theory.effects import explained
+
+    varied = [name for name in factors if len({row[name] for row in rows}) > 1]
+    pairs = [("tau", "soft_weight")] if {"tau", "soft_weight"} <= set(varied) else []
+    lines = ["| factor | share of the variation of accuracy | p |", "| --- | --- | --- |"]
+    for effect in explained(rows, "accuracy", varied, pairs):
+        lines.append(f"| {' x '.join(effect.term)} | {effect.share:.3f} | {effect.p:.2g} |")
+    return "\n".join(lines) + "\n"
+
+
+def _start(network: Any, seed: int, fresh: bool) -> Any:
+    return _fresh(network, seed) if fresh else copy.deepcopy(network)
+
+
 def _halves(rows: Any, share: float, seed: int) -> tuple[Any, Any]:
     """Rows to train on and rows to judge on."""
     from redistill.core.source import table
@@ -145,8 +219,6 @@ def _accuracy_on(rows: Any, batch_size: int) -> Any:
 
 def _fresh(network: Any, seed: int) -> Any:
     """A copy with new weights wherever a layer knows how to draw them."""
-    import copy
-
     import torch
 
     torch.manual_seed(seed)
