@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "reproduce": ("redistill.cli.reproduce:reproduce", "The paper's own comparison at laptop scale, with verdicts."),
     "compare": ("redistill.cli.report:compare", "Several systems side by side, from their evidence."),
     "report": ("redistill.cli.report:report", "The evidence as one static HTML folder."),
+    "plan": ("redistill.cli.plan:plan", "Split compute between teacher and student by distillation scaling laws."),
     "doctor": ("redistill.cli.doctor:doctor", "What this machine has and which extras are missing."),
     "demo": ("redistill.cli.demo:demo", "Distil the shipped faces teacher into a one-step student."),
     "init": ("redistill.cli.run:init", "Write a starter recipe for a system."),
