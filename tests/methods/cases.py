@@ -146,6 +146,17 @@ def dcs() -> tuple[Method, Any]:
     return Dcs(mlp(6, 3, [8]), mlp(6, 3, [8]), rows=22, weight=Boosting(warmup=0)).double(), data
 
 
+def rfs() -> tuple[Method, Any]:
+    from redistill.methods.supervised.rfs import Rfs
+    from redistill.models.nets import convnet
+    from redistill.vision.augmentations import CropFlipJitter
+
+    torch.manual_seed(0)
+    data = {"image": _random(22, 3, 6, 6), "label": torch.arange(22) % 3}
+    nets = [convnet(3, 3, (4, 6)) for _ in range(2)]
+    return Rfs(*nets, augment=CropFlipJitter(1, jitter=0.3)).double(), data
+
+
 CASES: dict[str, Case] = {
     "boss": boss,
     "ps_kd": ps_kd,
@@ -160,4 +171,5 @@ CASES: dict[str, Case] = {
     "random_teachers": random_teachers,
     "guided_targets": guided_targets,
     "dcs": dcs,
+    "rfs": rfs,
 }
