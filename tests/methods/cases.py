@@ -157,6 +157,17 @@ def rfs() -> tuple[Method, Any]:
     return Rfs(*nets, augment=CropFlipJitter(1, jitter=0.3)).double(), data
 
 
+def mekd() -> tuple[Method, Any]:
+    from redistill.methods.supervised.mekd import Mekd
+    from redistill.models.gan import mlp_discriminator, mlp_generator
+    from redistill.models.nets import mlp
+
+    torch.manual_seed(0)
+    gan = mlp_generator(3, (6,), (8,), norm=False), mlp_discriminator(6, (8,), dropout=0.0)
+    method = Mekd(mlp(6, 3, [8]), mlp(6, 3, [12]), *gan, classes=3, gan_steps=2, pool=8, image_weight=5.0)
+    return method.double(), {"image": _random(22, 6)}
+
+
 CASES: dict[str, Case] = {
     "boss": boss,
     "ps_kd": ps_kd,
@@ -172,4 +183,5 @@ CASES: dict[str, Case] = {
     "guided_targets": guided_targets,
     "dcs": dcs,
     "rfs": rfs,
+    "mekd": mekd,
 }
