@@ -240,6 +240,17 @@ def test_student_needs_no_rows_once_the_generator_is_there():
         (lambda: method(kappa=0.0), "kappa=0"),
         (lambda: fit(method(pool=3), None, plan()), "pool of 3"),
         (lambda: fit(Mekd(mlp(PIXELS, 4), *parts()[1:3], classes=CLASSES), None, plan()), "models.student"),
+        (
+            lambda: fit(
+                Mekd(mlp(PIXELS, 4), *parts()[1:], classes=CLASSES, gan_steps=3), {"image": IMAGES}, plan(steps=1)
+            ),
+            "models.student",
+        ),
+        (lambda: fit(Mekd(*parts(), classes=4, gan_steps=1), {"image": IMAGES}, plan()), "takes no latents of 4"),
+        (
+            lambda: fit(Mekd(*parts(), classes=CLASSES, gan_steps=3, pool=3), {"image": IMAGES}, plan(steps=1)),
+            "pool of 3",
+        ),
         (lambda: fit(Mekd(parts()[0], mlp(PIXELS, 4), parts()[2], classes=CLASSES), None, plan()), "not 3 numbers"),
         (lambda: fit(Mekd(*parts(), classes=CLASSES, gan_steps=1), {"image": IMAGES[:, :4]}, plan()), "the data has"),
         (lambda: fit(Mekd(*parts(), classes=CLASSES, gan_steps=1), {"pixels": IMAGES}, plan()), "'image'"),

@@ -80,12 +80,32 @@ class Mekd(Method):
 
     def loss(self, turn: str, batch: Batch, now: Progress) -> Loss:
         """``discriminator``; ``generator`` and ``confidence`` (L_IM); ``image`` (L_F) and ``match`` (L_KL)."""
+        if now.step == 0 and turn != "generator":
+            self._rehearse(turn)
         if turn == "student":
             return self._student(len(batch["index"]), now)
         z = now.randn(len(batch["index"]), self.classes).to(batch["image"].dtype)
         if turn == "discriminator":
             return self._discriminator(batch["image"], z)
         return self._generator(z)
+
+    @torch.no_grad()
+    def _rehearse(self, turn: str) -> None:
+        """Refuse networks that do not fit each other before a long first stage, not after it."""
+        try:
+            image = self.generator(torch.zeros(1, self.classes).to(next(self.generator.parameters())))
+        except RuntimeError as error:
+            raise UserError(f"it takes no latents of {self.classes} numbers ({error})",
+                            place="models.generator") from error  # fmt: skip
+        if turn == "discriminator":
+            self._said(image)
+
+    def _said(self, image: Tensor) -> Tensor:
+        """The student's logits [B, C]."""
+        s = logits(self.student, {"image": image})
+        if s.shape[1:] != (self.classes,):
+            raise UserError(f"it gives {tuple(s.shape[1:])} numbers a row, not {self.classes}", place="models.student")
+        return s
 
     @torch.no_grad()
     def _ask(self, image: Tensor) -> Tensor:
@@ -119,9 +139,7 @@ class Mekd(Method):
         with torch.no_grad():
             image = self.generator(z)
         t = self._ask(image) if t is None else t
-        s = logits(self.student, {"image": image})
-        if s.shape != t.shape:
-            raise UserError(f"it gives {tuple(s.shape[1:])} numbers a row, not {self.classes}", place="models.student")
+        s = self._said(image)
         terms = self._terms(s, t.to(s), z, now)
         told = {"class": t.argmax(1), "latent": z, "answer": t} if fresh else {}
         return Loss(terms, gather=told, watch={"spread": (t / self.kappa).std(), "agreement": _same(s, t)})
@@ -131,8 +149,6 @@ class Mekd(Method):
         filled, batch = int(self.asked[1].sum()), now.rows.total if now.rows else rows
         if not self.pool or filled + batch <= self.pool:
             return now.randn(rows, self.classes), None, True
-        if not filled:
-            raise UserError(f"a pool of {self.pool} is smaller than a batch of {batch}", place="options.pool")
         drawn = now.randint(0, filled, rows)
         return self.latents[drawn], self.answers[drawn], False
 
@@ -156,6 +172,12 @@ class Mekd(Method):
             for table, rows in ((self.latents, stats["latent"]), (self.answers, stats["answer"])):
                 table[at : at + len(rows)] = rows.to(table)
         self.asked[int(turn == "student")] += torch.bincount(stats["class"], minlength=self.classes)
+
+    def check(self, batch: Batch) -> None:
+        """Also refuse a pool that no batch fits into."""
+        super().check(batch)
+        if 0 < self.pool < len(batch["index"]):
+            raise UserError(f"a pool of {self.pool} is smaller than a batch of {len(batch['index'])}", place="pool")
 
 
 def _same(s: Tensor, t: Tensor) -> Tensor:
