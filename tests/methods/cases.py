@@ -168,6 +168,17 @@ def mekd() -> tuple[Method, Any]:
     return method.double(), {"image": _random(22, 6)}
 
 
+def sd_darts() -> tuple[Method, Any]:
+    from redistill.methods.supervised.sd_darts import SdDarts
+    from redistill.models.cells import CellNet
+    from redistill.supervised.darts import halves
+
+    torch.manual_seed(0)
+    data = halves({"image": _random(28, 2, 6, 6), "label": torch.arange(28) % 3})
+    supernet = CellNet(2, 3, widths=(4, 6), nodes=3, norm="group").double()
+    return SdDarts(supernet, snapshots=2, warmup=0.3, distil_alpha=True).double(), data
+
+
 CASES: dict[str, Case] = {
     "boss": boss,
     "ps_kd": ps_kd,
@@ -184,4 +195,5 @@ CASES: dict[str, Case] = {
     "dcs": dcs,
     "rfs": rfs,
     "mekd": mekd,
+    "sd_darts": sd_darts,
 }

@@ -1,0 +1,133 @@
+"""SD-DARTS: the supernet of an architecture search is taught by its own last K snapshots, which vote on every row.
+
+    alpha <- alpha - eta_a grad_alpha CE(f(x; w, alpha), y)                                          (x, y) in D_val
+    w <- w - eta_w grad_w [ CE(f(x; w, alpha), y) + lambda_SD T^2 KL( p_bar || softmax(f(x; w, alpha) / T) ) ]
+                                                                                                   (x, y) in D_train
+    p_bar = (1/K) sum_k softmax(f(x; w_k, alpha_k) / T),  no gradient;  (w_k, alpha_k) as of the last K epochs' ends
+
+(arXiv 2302.05629.) Roles: student (the supernet's weights w) and architecture (alpha), trained in
+turns on two halves of the data; the snapshots (frozen, each with its own alpha); nobody teaches in the first epoch.
+After the search every edge keeps one operation, and the network that is left is trained anew: :func:`search` does all.
+
+Differs from the paper: weights, temperature, vote and the number of snapshots are not in the text that was at hand;
+they are options here. The two halves are drawn as fixed pairs of rows.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from redistill.core import Plan, Progress, Slot, Snapshot, UserError, fit
+from redistill.core.method import Batch
+from redistill.supervised.classifier import Classification
+from redistill.supervised.darts import Darts, halves
+from redistill.supervised.matches import Kd
+from redistill.supervised.temperature import log_of
+
+kd = Kd()
+
+
+class Vote(Slot):
+    """Several teachers' softened probabilities [K, B, C] -> one answer [B, C]."""
+
+    def __call__(self, probability: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class SoftVote(Vote):
+    """Their mean."""
+
+    def __call__(self, probability: Tensor) -> Tensor:
+        return probability.mean(0)
+
+
+class MajorityVote(Vote):
+    """The share of teachers that put each class first: loses what flattens the loss, kept to compare."""
+
+    def __call__(self, probability: Tensor) -> Tensor:
+        first = probability.argmax(-1)
+        return nn.functional.one_hot(first, probability.shape[-1]).to(probability).mean(0)
+
+
+class SdDarts(Darts):
+    """``snapshots`` is K, one every ``every`` epochs; ``soft_weight`` is lambda_SD, 0: plain DARTS to the bit.
+    ``distil_alpha``: the architecture's turn gets the same term, on its own half. The rest is :class:`Darts`."""
+
+    def __init__(
+        self, student: nn.Module, architecture: nn.Module | None = None, *, snapshots: int = 3, every: int = 1,
+        soft_weight: float = 1.0, temperature: float = 1.0, vote: Vote | None = None, distil_alpha: bool = False,
+        warmup: float = 0.1, unroll: float = 0.0, keep: int | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(student, architecture, warmup=warmup, unroll=unroll, keep=keep)
+        if min(snapshots, every) < 1 or temperature <= 0:
+            raise UserError(f"snapshots={snapshots}, every={every}, temperature={temperature}; give 1 or more of the "
+                            "first two and a temperature above 0", place="sd_darts")  # fmt: skip
+        self.snapshots, self.every, self.vote, self.distil_alpha = snapshots, every, vote or SoftVote(), distil_alpha
+        self.soft_weight, self.temperature = soft_weight, temperature
+        for k in range(snapshots):
+            self.add_module(f"past{k}", Snapshot(self.searched))
+        self.taken: Tensor
+        self.register_buffer("taken", torch.zeros((), dtype=torch.int64))  # snapshots so far; the oldest makes room
+
+    def teachers(self) -> list[nn.Module]:
+        """The snapshots that have been taken, at most K."""
+        return [self.get_submodule(f"past{k}") for k in range(min(int(self.taken), self.snapshots))]
+
+    def prepare(self, batch: Batch, now: Progress) -> Batch:
+        """At the start of an epoch keep the supernet as the last one left it; ask the snapshots about the rows."""
+        if now.epoch // self.every > int(self.taken):
+            oldest = self.get_submodule(f"past{int(self.taken) % self.snapshots}")
+            oldest.take(self.searched)  # type: ignore[operator]
+            self.taken += 1
+        if not (self.soft_weight and self.teachers()):
+            return batch
+        asked = ("", "val_") if self.distil_alpha else ("",)
+        return {**batch, **{f"{half}past": self.voted(batch[f"{half}image"]) for half in asked}}
+
+    def voted(self, image: Tensor) -> Tensor:
+        """p_bar [B, C]."""
+        said = [(teacher(image) / self.temperature).softmax(-1) for teacher in self.teachers()]
+        return self.vote(torch.stack(said))
+
+    def terms(self, turn: str, z: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """``ce``: the labels; ``past``: distance from what the snapshots voted, where they were asked."""
+        terms, past = super().terms(turn, z, batch), "val_past" if turn == "architecture" else "past"
+        if past in batch:
+            tau = self.temperature
+            terms["past"] = self.soft_weight * kd(z, tau * log_of(batch[past]), None, tau).mean()
+        return terms
+
+
+def search(
+    student: nn.Module, *, rows: Any, plan: Plan, folder: Path, retrain_epochs: int = 200, snapshots: int = 3,
+    every: int = 1, soft_weight: float = 1.0, temperature: float = 1.0, vote: Vote | None = None, warmup: float = 0.1,
+    unroll: float = 0.0, keep: int | None = None,
+) -> str:  # fmt: skip
+    """Search in the supernet ``student`` on the two halves of ``rows``, cut one network out, and train that anew on
+    all of them with the optimiser of the turn ``weights``.
+
+    Writes ``architecture.json`` and, for ``retrain_epochs`` above 0, the trained network's ``model.safetensors``.
+    """
+    from safetensors.torch import save_model
+
+    method = SdDarts(
+        student, snapshots=snapshots, every=every, soft_weight=soft_weight, temperature=temperature, vote=vote,
+        warmup=warmup, unroll=unroll, keep=keep,
+    )  # fmt: skip
+    fit(method, halves(rows, plan.seed), plan, folder=folder / "search", show=True)
+    found = {"genotype": method.genotype(), "edges": student.edges, "mixture": method.architecture().tolist()}
+    (folder / "architecture.json").write_text(json.dumps(found, indent=1))
+    said = f"{folder / 'architecture.json'}: {' '.join(found['genotype'])}"
+    if not retrain_epochs:
+        return said
+    anew = {**plan.model_dump(), **plan.optim("weights").model_dump(), "turns": {}, "steps": None}
+    net = student.fresh(found["genotype"])  # type: ignore[operator]
+    trained = fit(Classification(net), rows, Plan(**{**anew, "epochs": retrain_epochs}), folder=folder / "retrain",
+                  show=True).student  # fmt: skip
+    save_model(trained, str(folder / "model.safetensors"))
+    return f"{said}; trained anew: fresh(genotype).load_state_dict of {folder / 'model.safetensors'}"
