@@ -5,9 +5,9 @@
                                                                                                    (x, y) in D_train
     p_bar = (1/K) sum_k softmax(f(x; w_k, alpha_k) / T),  no gradient;  (w_k, alpha_k) as of the last K epochs' ends
 
-(arXiv 2302.05629.) Roles: student (the supernet's weights w) and architecture (alpha), trained in
-turns on two halves of the data; the snapshots (frozen, each with its own alpha); nobody teaches in the first epoch.
-After the search every edge keeps one operation, and the network that is left is trained anew: :func:`search` does all.
+(arXiv 2302.05629.) Roles: student (the supernet's weights w) and architecture (alpha), trained in turns on two halves
+of the data; the snapshots (frozen, each with its own alpha); nobody teaches in the first epoch. After the search every
+edge keeps one operation, and the network that is left is trained anew: :func:`search` does all of it.
 
 Differs from the paper: weights, temperature, vote and the number of snapshots are not in the text that was at hand;
 they are options here. The two halves are drawn as fixed pairs of rows.
@@ -105,8 +105,8 @@ class SdDarts(Darts):
 
 def search(
     student: nn.Module, *, rows: Any, plan: Plan, folder: Path, retrain_epochs: int = 200, snapshots: int = 3,
-    every: int = 1, soft_weight: float = 1.0, temperature: float = 1.0, vote: Vote | None = None, warmup: float = 0.1,
-    unroll: float = 0.0, keep: int | None = None,
+    every: int = 1, soft_weight: float = 1.0, temperature: float = 1.0, vote: Vote | None = None,
+    distil_alpha: bool = False, warmup: float = 0.1, unroll: float = 0.0, keep: int | None = None,
 ) -> str:  # fmt: skip
     """Search in the supernet ``student`` on the two halves of ``rows``, cut one network out, and train that anew on
     all of them with the optimiser of the turn ``weights``.
@@ -117,7 +117,7 @@ def search(
 
     method = SdDarts(
         student, snapshots=snapshots, every=every, soft_weight=soft_weight, temperature=temperature, vote=vote,
-        warmup=warmup, unroll=unroll, keep=keep,
+        distil_alpha=distil_alpha, warmup=warmup, unroll=unroll, keep=keep,
     )  # fmt: skip
     fit(method, halves(rows, plan.seed), plan, folder=folder / "search", show=True)
     found = {"genotype": method.genotype(), "edges": student.edges, "mixture": method.architecture().tolist()}
