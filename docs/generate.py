@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from redistill.catalog import FACETS, QUESTIONS, Entry, bibtex, entries, vocabulary
+from redistill.catalog import FACETS, QUESTIONS, STUDIES, Entry, bibtex, entries, vocabulary
 from redistill.core import evidence
 
 ROOT = Path(__file__).parents[1]
@@ -21,22 +21,27 @@ def systems_table(*, link: bool = False) -> str:
     """All systems by group, each with its kind and its standing; ``link`` leads to their pages."""
     parts = []
     for group, meaning in vocabulary("group").items():
-        rows = [f"| {_name(e, link)} | {e.title} | {e.kind} | {standing(e)} |" for e in entries(group=[group])]
+        rows = [f"| {_name(e.slug, link)} | {e.title} | {e.kind} | {standing(e)} |" for e in entries(group=[group])]
         head = [f"**{group}**: {meaning}", "", "| system | paper | kind | claims |", "|---|---|---|---|"]
         parts.append("\n".join([*head, *rows]))
+    more = [f"| {_name(s, link)} | {what} | {_tally(s)} |" for s, what in STUDIES.items()]
+    head = ["**studies of no one system**", "", "| study | what it does | claims |", "|---|---|---|"]
+    parts.append("\n".join([*head, *more]))
     return "\n\n".join(parts) + "\n"
 
 
-def _name(e: Entry, link: bool) -> str:
-    return f"[`{e.slug}`](systems/{e.slug}.md)" if link else f"`{e.slug}`"
+def _name(slug: str, link: bool) -> str:
+    return f"[`{slug}`](systems/{slug}.md)" if link else f"`{slug}`"
 
 
 def standing(e: Entry) -> str:
     """``planned``, ``built``, or what became of its claims; nothing that failed is left out."""
-    measured = evidence.read(e.slug)
-    if e.status == "planned" or measured is None:
-        return e.status
-    verdicts = [c["verdict"] for c in measured["claims"]]
+    return e.status if e.status == "planned" else _tally(e.slug) or e.status
+
+
+def _tally(slug: str) -> str:
+    """The verdicts of a study, counted; empty without evidence."""
+    verdicts = [c["verdict"] for c in (evidence.read(slug) or {"claims": []})["claims"]]
     told = {"holds": "hold", "not shown": "not shown", "contradicted": "contradicted"}
     return ", ".join(f"{verdicts.count(v)} {word}" for v, word in told.items() if v in verdicts)
 
@@ -55,7 +60,7 @@ def page(e: Entry) -> str:
         f"**Cost.** {e.cost}",
         f"**The paper says.** {e.claim}",
         *_code(e),
-        *_proof(e),
+        *_proof(e.slug),
         f"## Cite\n\n```bibtex\n{bibtex(e)}\n```",
     ]
     return "\n\n".join(parts) + "\n"
@@ -72,16 +77,16 @@ def _code(e: Entry) -> list[str]:
     return [f"**Code.** `{e.class_}`; measured with `redistill reproduce {e.slug}`.{needs}"]
 
 
-def _proof(e: Entry) -> list[str]:
+def _proof(slug: str) -> list[str]:
     """Verdicts with effects, notes and pictures of the study."""
-    measured = evidence.read(e.slug)
+    measured = evidence.read(slug)
     if measured is None:
         return []
     seeds = ", ".join(map(str, measured["seeds"]))
     rows = [f"| {c['verdict']} | {c['name']} | {evidence.effect(c)} | {c['paper']} |" for c in measured["claims"]]
     table = ["| verdict | claim | effect ± sd | in the paper |", "|---|---|---|---|", *rows]
     stale = ["The code has changed since this was measured."] if evidence.stale(measured) else []
-    pictures = [f"![{e.slug}]({e.slug}/{name})" for name in measured.get("pictures", ())]
+    pictures = [f"![{slug}]({slug}/{name})" for name in measured.get("pictures", ())]
     notes = [f"- {note}" for note in measured.get("notes", ())]
     head = f"## Evidence\n\n{measured['question']} Seeds {seeds}, {measured['seconds']:.0f} s of computing."
     return [head, *stale, "\n".join(table), *pictures, *(["\n".join(notes)] if notes else [])]
@@ -141,8 +146,10 @@ def main() -> None:
     folder.mkdir(exist_ok=True)
     for e in entries():
         (folder / f"{e.slug}.md").write_text(page(e))
-        if (evidence.folder() / e.slug).is_dir():
-            shutil.copytree(evidence.folder() / e.slug, folder / e.slug, dirs_exist_ok=True)
+    for slug, what in STUDIES.items():
+        (folder / f"{slug}.md").write_text("\n\n".join([f"# {slug}", what, *_proof(slug)]) + "\n")
+    for pictures in filter(Path.is_dir, evidence.folder().iterdir()):
+        shutil.copytree(pictures, folder / pictures.name, dirs_exist_ok=True)
     (folder / "taxonomy.md").write_text(taxonomy())
     (docs / "index.md").write_text(f"{INDEX}\n\n{systems_table(link=True)}")
     readme = ROOT / "README.md"

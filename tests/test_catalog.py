@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from redistill import catalog
-from redistill.catalog import FACETS, QUESTIONS, Entry, bibtex, entries, entry, load, vocabulary
+from redistill.catalog import FACETS, QUESTIONS, STUDIES, Entry, bibtex, entries, entry, load, studied, vocabulary
+from redistill.core import study
 from redistill.core.errors import UserError
 from redistill.core.evidence import write
 
@@ -38,6 +39,21 @@ def test_all_systems_are_there_once():
 
 def test_the_foundation_is_marked_built():
     assert {"ps_kd", "sdft", "dmd2", "repeated_sd", "d_ode", "in_context"} <= {e.slug for e in BUILT}
+
+
+@pytest.mark.parametrize("slug", STUDIES)
+def test_a_study_of_no_one_system_has_arms_claims_and_no_entry(slug):
+    assert slug not in {e.slug for e in EVERY}
+    assert studied(slug) == study.load(slug).slug == slug
+    assert study.load(slug).claims
+
+
+def test_only_what_is_built_can_be_studied():
+    assert studied("ps_kd") == "ps_kd"
+    with pytest.raises(UserError, match="planned"):
+        studied(next(e.slug for e in EVERY if e.status == "planned"))
+    with pytest.raises(UserError, match="compositions"):
+        studied("composition")
 
 
 def test_every_group_has_at_least_five_systems():

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from redistill.core.errors import unknown
+from redistill.core.errors import UserError, unknown
 
 QUESTIONS: dict[str, str] = {
     "teacher": "Who teaches?",
@@ -23,6 +23,7 @@ QUESTIONS: dict[str, str] = {
     "match": "How is the match measured?",
     "changes": "When does the teacher change?",
 }
+STUDIES = {"compositions": "Plug-ins of several systems, put together in ways that no paper tried."}  # of no one system
 FACETS = ("group", "modality", "kind", "status", "scheme", *QUESTIONS)
 
 
@@ -124,6 +125,16 @@ def entry(slug: str) -> Entry:
     if slug not in board:
         raise unknown("system", slug, board)
     return board[slug]
+
+
+def studied(slug: str) -> str:
+    """``slug`` if it names a system that is built or one of :data:`STUDIES`. Raises :class:`UserError`."""
+    known = {**_board()[0], **STUDIES}
+    if slug not in known:
+        raise unknown("system", slug, known)
+    if slug not in STUDIES and entry(slug).status != "built":
+        raise UserError(f"{slug!r} is planned, not built yet; redistill list --status built", place="reproduce")
+    return slug
 
 
 def load(path: str) -> Any:

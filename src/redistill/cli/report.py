@@ -59,9 +59,9 @@ def everything() -> list[dict[str, Any]]:
 
 
 def _record(slug: str) -> dict[str, Any]:
-    from redistill.catalog import entry
+    from redistill.catalog import STUDIES, entry
 
-    record = evidence.read(entry(slug).slug)
+    record = evidence.read(slug if slug in STUDIES else entry(slug).slug)
     if record is None:
         raise UserError(f"{slug!r} has no evidence yet; redistill reproduce {slug} makes some", place="evidence")
     return record

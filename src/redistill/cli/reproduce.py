@@ -43,15 +43,13 @@ def reproduce(
 
 
 def _chosen(slugs: list[str], everything: bool) -> list[str]:
-    from redistill.catalog import entries, entry
+    from redistill.catalog import STUDIES, entries, studied
 
     if everything == bool(slugs):
         raise UserError("name one system or more, or give --all", place="reproduce")
-    chosen = [e.slug for e in entries() if e.status == "built"] if everything else [entry(s).slug for s in slugs]
-    for slug in chosen:
-        if entry(slug).status != "built":
-            raise UserError(f"{slug!r} is planned, not built yet; redistill list --status built", place="reproduce")
-    return chosen
+    if everything:
+        return [*(e.slug for e in entries(status=["built"])), *STUDIES]
+    return [studied(slug) for slug in slugs]
 
 
 def _seeds(given: str | None) -> list[int] | None:

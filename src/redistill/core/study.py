@@ -90,9 +90,9 @@ class Study:
 
     def modules(self) -> list[str]:
         """The modules whose source the evidence depends on."""
-        from redistill.catalog import entry
+        from redistill.catalog import STUDIES, entry
 
-        own = [entry(self.slug).class_.split(":")[0]] if entry(self.slug).class_ else []
+        own = [] if self.slug in STUDIES or not entry(self.slug).class_ else [entry(self.slug).class_.split(":")[0]]
         return sorted({self.cell.__module__, *own, *self.sources})
 
 
