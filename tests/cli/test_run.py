@@ -343,7 +343,7 @@ STUDENT = {"kind": "torch", "path": NET, "options": {"inputs": 16, "outputs": 3}
 MISTAKES: list[tuple[dict, list[str], str]] = [
     ({"method": "ps_kdd"}, [], "did you mean 'ps_kd'"),
     ({"method": "hyper_sd"}, [], "planned, not built"),
-    ({"method": "in_context"}, [], "no recipe"),
+    ({"method": "label_noise_sd"}, [], "no recipe"),
     ({"method": None}, [], "method"),
     ({"method": 3}, [], "method"),
     ({"modles": {}}, [], "did you mean 'models'"),
@@ -431,7 +431,7 @@ def test_a_mistake_is_one_line_and_nothing_is_written(changes, overrides, said, 
     ("arguments", "said"),
     [
         (["run", "gone.yaml"], "no such file"), (["run"], "RECIPE"), (["init", "hyper_sd"], "planned"),
-        (["init", "ps_kd", "--out", "gone/x.yaml"], "no such folder"), (["init", "in_context"], "no recipe"),
+        (["init", "ps_kd", "--out", "gone/x.yaml"], "no such folder"), (["init", "label_noise_sd"], "no recipe"),
         (["reproduce"], "--all"), (["reproduce", "nope_kd"], "unknown"), (["reproduce", "hyper_sd"], "planned"),
         (["reproduce", "ps_kd", "--seeds", "1,x"], "whole numbers"), 
         (["reproduce", "ps_kd", "--seeds", "1,1"], "twice"),

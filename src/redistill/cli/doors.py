@@ -52,16 +52,21 @@ def _timm(spec: ModelSpec, place: str) -> tuple[Any, Any]:
     return _weights(_call(timm.create_model, spec, place), spec, place), None
 
 
-def _torch(spec: ModelSpec, place: str) -> tuple[Any, Any]:
-    module, colon, name = spec.path.partition(":")
+def factory(path: str, place: str) -> Any:
+    """The function behind ``module:function``. Raises :class:`UserError` at ``place``."""
+    module, colon, name = path.partition(":")
     if not colon:
-        raise UserError(f"{spec.path!r} is no factory; write module:function", place=f"{place}.path")
+        raise UserError(f"{path!r} is no factory; write module:function", place=place)
     try:
-        factory = getattr(importlib.import_module(module), name)
+        return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise UserError(f"cannot import {spec.path!r} ({error})", place=f"{place}.path") from error
+        raise UserError(f"cannot import {path!r} ({error})", place=place) from error
+
+
+def _torch(spec: ModelSpec, place: str) -> tuple[Any, Any]:
+    make = factory(spec.path, f"{place}.path")
     try:
-        net = factory(**spec.options)
+        net = make(**spec.options)
     except TypeError as error:
         raise UserError(f"{spec.path} does not take these options ({error})", place=f"{place}.options") from error
     return _weights(net, spec, place), None

@@ -1,0 +1,101 @@
+"""Agents as a recipe runs them: a costly agent's demonstrations teach a cheap one through its prompt."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from redistill.cli.doors import factory
+from redistill.core.errors import UserError
+from redistill.language.agents import World
+from redistill.language.cascade import Gate
+from redistill.language.cost import Price
+from redistill.language.retrieval import StepIndex
+from redistill.methods.language.in_context import Episode, InContext
+
+
+def in_context(
+    student: Any,
+    teacher: Any,
+    encode: Any,
+    *,
+    folder: Path,
+    worlds: str,
+    demonstrations: str,
+    student_price: tuple[float, float] = (1.0, 1.0),
+    teacher_price: tuple[float, float] = (20.0, 20.0),
+    cascade: Gate | None = None,
+    k: int = 3,
+    window: int = 3,
+    retrieval: Literal["step", "episode"] = "step",
+    history: int = 2,
+    grow: bool = False,
+    max_steps: int = 50,
+    instructions: str = "",
+    seed: int = 0,
+) -> str:
+    """Collect the teacher's successful episodes and let the student play with them and with the cascade.
+
+    ``worlds``, ``demonstrations``: module:function that gives a list of worlds (``redistill.language.agents.World``);
+    ``demonstrations`` may be an index folder of an earlier run instead. Prices are those of an input and of an output
+    token. Writes the index, the episodes as JSON lines, and success and cost beside the teacher's alone.
+    """
+    method = InContext(
+        student, teacher, encode, cascade=cascade, k=k, window=window, retrieval=retrieval, history=history, grow=grow,
+        max_steps=max_steps, instructions=instructions, seed=seed,
+    )  # fmt: skip
+    prices = {"student": Price(*student_price), "teacher": Price(*teacher_price)}
+    games = _worlds(worlds, "options.worlds")
+    if Path(demonstrations).is_dir():
+        method.index, taught = StepIndex.load(demonstrations, encode, window=window), []
+    else:
+        taught = method.collect(_worlds(demonstrations, "options.demonstrations"))
+    if not len(method.index):
+        raise UserError("the teacher reached no goal; nothing to learn from", place="options.demonstrations")
+    played = [method.run(world, i) for i, world in enumerate(games)]
+    alone = [method.teach(world, i) for i, world in enumerate(games)]
+    found = {"student": _summary(played, prices), "teacher": _summary(alone, prices)}
+    if taught:
+        found["demonstrations"] = _summary(taught, prices)
+    _write(folder, method.index, played, found)
+    ours, theirs = found["student"], found["teacher"]
+    return (
+        f"{folder / 'episodes.jsonl'}: success {100 * ours['success']:.0f} % at {ours['cost']:.4g} an episode, the "
+        f"teacher took {100 * ours['teacher_steps']:.0f} % of the steps; alone it has {100 * theirs['success']:.0f} % "
+        f"at {theirs['cost']:.4g}"
+    )
+
+
+def _worlds(path: str, place: str) -> Sequence[World]:
+    """What the function behind ``module:function`` gives, if it is a list of worlds."""
+    found = factory(path, place)()
+    if not isinstance(found, Sequence) or not found or not hasattr(found[0], "admissible"):
+        raise UserError(f"{path} gives no list of worlds (with reset, step and admissible)", place=place)
+    return found
+
+
+def _summary(episodes: Sequence[Episode], prices: dict[str, Price]) -> dict[str, float]:
+    """Means over the episodes; ``teacher_steps`` is a share of all steps."""
+    count, steps = len(episodes), sum(e.steps for e in episodes)
+    return {
+        "episodes": count,
+        "success": sum(e.success for e in episodes) / count,
+        "cost": sum(e.meter.cost(prices) for e in episodes) / count,
+        "steps": steps / count,
+        "teacher_steps": sum(len(e.teacher_steps) for e in episodes) / max(1, steps),
+    }
+
+
+def _write(folder: Path, index: StepIndex, episodes: Sequence[Episode], found: dict[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    index.save(folder / "index")
+    lines = []
+    for episode in episodes:
+        told = episode.trajectory
+        steps = [step._asdict() for step in told.steps]
+        lines.append({"goal": told.goal, "success": told.success, "teacher_steps": episode.teacher_steps,
+                      "steps": steps})  # fmt: skip
+    (folder / "episodes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "summary.json").write_text(json.dumps(found, indent=1) + "\n")
