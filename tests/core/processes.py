@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 from torch.distributed.tensor import DTensor
 
+from redistill.core.world import leave
+
 
 def in_two_processes(module: str, folder: Path, *arguments: str) -> list[dict[str, torch.Tensor]]:
     """Run ``python -m module *arguments folder`` as ranks 0 and 1; returns what each saved as ``rank<r>.pt``."""
@@ -36,6 +38,4 @@ def save_and_leave(module: torch.nn.Module, folder: Path) -> None:
     """Save a rank's whole state as ``rank<r>.pt`` and end the process together with the other rank."""
     state = {k: v.full_tensor() if isinstance(v, DTensor) else v for k, v in module.state_dict().items()}
     torch.save({k: v.clone() for k, v in state.items()}, folder / f"rank{torch.distributed.get_rank()}.pt")
-    torch.distributed.barrier()  # neither rank leaves while the other still needs it
-    torch.distributed.destroy_process_group()
-    os._exit(0)  # what matters is on the disk; threads of gloo that outlive the group may abort an ordinary exit
+    leave()

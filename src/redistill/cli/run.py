@@ -28,16 +28,22 @@ def run(
     if wanted.out.exists() and any(wanted.out.iterdir()) and not resume:
         raise UserError(f"{wanted.out} holds another run; give --resume or another out", place="out")
     how = _train(wanted, target, roles, resume) if isinstance(target, type) else _call(wanted, target, roles)
-    typer.echo(how)
+    typer.echo(how, nl=bool(how))
+    from redistill.core.world import leave
+
+    leave()
 
 
 def _train(wanted: Any, cls: Any, roles: list[str], resume: bool) -> str:
     """A method: fit, and export the student."""
+    import torch
+
     from redistill.cli import doors
     from redistill.core import Plan, fit
     from redistill.core.build import build, validated
 
     plan = validated(Plan, wanted.plan, place="plan")
+    torch.manual_seed(plan.seed)  # networks that start from chance
     models, sources = doors.load_models(wanted.models)
     rows = doors.load_rows(wanted.data, models)
     options = {**_from_data(cls, rows), **wanted.options}
@@ -45,6 +51,8 @@ def _train(wanted: Any, cls: Any, roles: list[str], resume: bool) -> str:
         rows = doors.load_answers(wanted.data.teacher_logits, rows, models.pop("teacher", None))
     method = build(cls, options, *[models.get(role) for role in roles], place="options")
     done = fit(method, rows, plan, folder=wanted.out, resume=resume, show=True)
+    if not done.main:  # another process writes
+        return ""
     how = doors.save_student(done.student, sources["student"], wanted.out / "student", options.get("steps", 1))
     return f"student after {done.history[-1]['step']} steps: {how}"
 

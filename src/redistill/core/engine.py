@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import signal
 import threading
@@ -34,12 +35,14 @@ Micro = tuple[Rows, Batch]
 
 @dataclass
 class Fitted:
-    """What a run leaves: the student, the whole method, the logged rows and the seconds it took."""
+    """What a run leaves: the student, the whole method, the logged rows and the seconds it took. The student is whole
+    on every rank, the method keeps its shards; ``main``: whether this rank is the one that writes files."""
 
     student: nn.Module
     method: Method
     history: list[dict[str, Any]]
     seconds: float
+    main: bool = True
 
 
 @dataclass
@@ -86,7 +89,7 @@ def fit(
     engine.open(resume)
     with engine.watching(observers, show), _graceful() as stop:
         engine.run(engine.steps if until is None else min(until, engine.steps), stop)
-    return Fitted(method.export(), method, engine.history, engine.seconds)
+    return Fitted(engine.student(), method, engine.history, engine.seconds, engine.world.main)
 
 
 class Engine:
@@ -115,15 +118,25 @@ class Engine:
 
     def _place(self) -> None:
         self.method.to(self.world.device)
+        self.world.agree(self.method)
         for name, net in self.method.networks().items():
             if name not in self.roles.trained:
                 net.eval()  # the first ``prepare`` comes before any turn
         if self.plan.parallel == "shard":
             if self.world.size == 1:
                 raise UserError("'shard' needs several processes (accelerate launch)", place="plan.parallel")
+            self._unsharded = copy.deepcopy(self.method.export())  # a sharded module cannot be made whole again
             for name, net in self.method.networks().items():
                 if name in self.roles.trained or isinstance(net, Follower):
                     shard(net.net if isinstance(net, Follower) else net, self.world)
+
+    def student(self) -> nn.Module:
+        """What the method exports; where it is sharded, a copy with the whole weights (all ranks must call)."""
+        student = self.method.export()
+        if self.plan.parallel != "shard":
+            return student
+        self._unsharded.load_state_dict({name: whole(t) for name, t in student.state_dict().items()})
+        return self._unsharded
 
     def _fresh(self) -> int:
         return max(1, sum(not isinstance(turn, Again) for turn in self.method.turns(self.now)))

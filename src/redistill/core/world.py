@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Collection
 from typing import Any
 
@@ -37,6 +39,12 @@ class World:
         """Wait for all ranks."""
         if self.size > 1:
             dist.barrier()
+
+    def agree(self, module: nn.Module) -> None:
+        """Give every rank the weights and buffers of rank 0, whatever it drew or read itself."""
+        if self.size > 1:
+            for values in (*module.parameters(), *module.buffers()):
+                dist.broadcast(values.data, 0)
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over ranks (in place)."""
@@ -98,6 +106,19 @@ def shard(net: nn.Module, world: World) -> None:
         for block in blocks:
             fully_shard(block, mesh=mesh, reshard_after_forward=True)
     fully_shard(net, mesh=mesh, reshard_after_forward=True)
+
+
+def leave() -> None:
+    """End this process together with the others of its launch; does nothing where it is alone.
+
+    Threads of gloo may outlive their group and abort an ordinary exit, so nothing after this call is run.
+    """
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        dist.barrier()  # none leaves while another still needs it
+        dist.destroy_process_group()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def require_gradient(net: nn.Module, names: Collection[str]) -> None:
