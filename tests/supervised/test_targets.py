@@ -50,6 +50,7 @@ def test_temperature_schedules():
     cosine = Cosine(3.0, 1.0)
     assert [cosine(TEACHER, TEACHER, at(e)) for e in (0, 2, 4)] == pytest.approx([3.0, 2.0, 1.0])
     assert Constant(2.0)(TEACHER, TEACHER, at(3)) == 2.0
+    assert isinstance(Constant(4).tau, float)  # a whole number would have no mean to log
     with pytest.raises(UserError, match="above 0"):
         Constant(0.0)
 

@@ -25,7 +25,7 @@ class Constant(Temperature):
     """One temperature throughout."""
 
     def __init__(self, tau: float = 1.0) -> None:
-        self.tau = _positive(tau)
+        self.tau = float(_positive(tau))
 
     def __call__(self, student: Tensor, teacher: Tensor, now: Progress) -> float:
         return self.tau
