@@ -48,6 +48,12 @@ def test_a_study_of_no_one_system_has_arms_claims_and_no_entry(slug):
     assert study.load(slug).claims
 
 
+@pytest.mark.parametrize("e", BUILT, ids=lambda e: e.slug)
+def test_every_built_system_runs_from_a_recipe(e):
+    assert e.run or e.kind == "training"
+    assert (ROOT / "src/redistill/recipes" / f"{e.slug}.yaml").is_file()
+
+
 def test_only_what_is_built_can_be_studied():
     assert studied("ps_kd") == "ps_kd"
     with pytest.raises(UserError, match="planned"):

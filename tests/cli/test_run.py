@@ -295,6 +295,27 @@ def test_a_survey_ranks_the_baselines_on_the_users_own_pair(folder, capsys):
     assert not (folder / "third").exists()
 
 
+def test_weights_beyond_one_are_tried_and_held_out_rows_choose(folder, capsys):
+    options = {"weights": [0.5, 1.5], "validation": 0.5}
+    plan = {"steps": 20, "lr": 0.01, "weight_decay": 0.01, "device": "cpu"}
+    file = str(recipe(folder, method="label_noise_sd", options=options, plan=plan))
+    assert command(["run", file]) == 0
+    table = {row["weight"]: row["accuracy"] for row in json.loads((folder / "out" / "weights.json").read_text())}
+    assert set(table) == {0.0, 0.5, 1.5}
+    assert f"weight {max(table, key=table.get):g} is best" in " ".join(capsys.readouterr().out.split())
+    assert redistill.models.nets.mlp(16, 3, [8]).load_state_dict(
+        safetensors.torch.load_file(folder / "out" / "model.safetensors")
+    )
+    for override, part in {
+        "weights=[]": "no weight",
+        "validation=0": "between 0 and 1",
+        "weight=[1]": "weights",
+    }.items():
+        with pytest.raises(UserError, match=part):
+            command(["run", file, f"options.{override}", "out=other"])
+    assert not (folder / "other").exists()
+
+
 def test_a_teachers_answers_are_stored_once_and_then_stand_for_it(folder):
     from safetensors.torch import load_file
 
@@ -343,7 +364,6 @@ STUDENT = {"kind": "torch", "path": NET, "options": {"inputs": 16, "outputs": 3}
 MISTAKES: list[tuple[dict, list[str], str]] = [
     ({"method": "ps_kdd"}, [], "did you mean 'ps_kd'"),
     ({"method": "hyper_sd"}, [], "planned, not built"),
-    ({"method": "label_noise_sd"}, [], "no recipe"),
     ({"method": None}, [], "method"),
     ({"method": 3}, [], "method"),
     ({"modles": {}}, [], "did you mean 'models'"),
@@ -431,7 +451,7 @@ def test_a_mistake_is_one_line_and_nothing_is_written(changes, overrides, said, 
     ("arguments", "said"),
     [
         (["run", "gone.yaml"], "no such file"), (["run"], "RECIPE"), (["init", "hyper_sd"], "planned"),
-        (["init", "ps_kd", "--out", "gone/x.yaml"], "no such folder"), (["init", "label_noise_sd"], "no recipe"),
+        (["init", "ps_kd", "--out", "gone/x.yaml"], "no such folder"),
         (["reproduce"], "--all"), (["reproduce", "nope_kd"], "unknown"), (["reproduce", "hyper_sd"], "planned"),
         (["reproduce", "ps_kd", "--seeds", "1,x"], "whole numbers"), 
         (["reproduce", "ps_kd", "--seeds", "1,1"], "twice"),

@@ -74,15 +74,13 @@ def _call(wanted: Any, function: Any, roles: list[str]) -> str:
 
 
 def runnable(slug: str) -> Any:
-    """The method of a system that trains, or the procedure of one that does not. Raises :class:`UserError` where there
-    is neither, and says what to do instead."""
+    """The method of a system that trains, or the procedure of one that does not. Raises :class:`UserError` for one
+    that is only planned."""
     from redistill.catalog import entry, load
 
     found = entry(slug)
     if found.status != "built":
         raise UserError(f"{slug!r} is planned, not built yet; redistill list --status built", place="method")
-    if not found.run and found.kind != "training":
-        raise UserError(f"{slug!r} has no recipe ({found.kind}); use {found.class_} from Python", place="method")
     return load(found.run or found.class_)
 
 
