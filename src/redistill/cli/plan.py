@@ -49,6 +49,8 @@ def plan(
         laws = read_laws(coefficients) if coefficients else PUBLISHED
     found = scaling_laws.plan(*sizes, case=case, laws=laws, teacher=teacher)
     record = _record(found, laws, *sizes, existing=teacher is not None)
+    if laws is PUBLISHED:
+        record["caution"] = "these coefficients were not checked against the paper's table; do so before you spend"
     if table:
         record |= _trust(table, laws, sizes[1], found)
     typer.echo(json.dumps(record, allow_nan=False) if as_json else "\n".join(_page(record)))
@@ -116,6 +118,8 @@ def _page(record: dict[str, Any]) -> list[str]:
         f"advice: {record['advice']}; distilling gains {record['gain']:+.3f} nats{between.get('gain', '')}",
         f"coefficients: {record['source']}",
     ]
+    if "caution" in record:
+        lines.append(f"caution: {record['caution']}")
     if record["case"] == "free" and record["D_T"] is not None:
         lines.append("the teacher counts through its loss alone: any teacher of that loss will do")
     if "misfit" in record:
