@@ -56,7 +56,8 @@ def test_the_page_says_what_to_do_and_that_the_coefficients_are_not_universal(ca
     code, out, err = run(capsys, *ASKED)
     assert (code, err) == (0, "")
     for part in ("case both", "advice: train on the text", "student, ", "teacher inference, ", "teacher training",
-                 "not universal", "caution: these coefficients", "extrapolates: trained alone the student would see 5.556e+11 tokens"):  # fmt: skip
+                 "not universal", "caution: these coefficients",
+                 "extrapolates: trained alone the student would see 5.556e+11 tokens"):  # fmt: skip
         assert part in out
     assert "any teacher of that loss" not in out
 
