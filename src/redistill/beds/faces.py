@@ -1,6 +1,6 @@
 """The faces bed: the shipped teacher of 390 face emoji, and the features with which samples are judged.
 
-Data: ``emoji.load("faces")``; class = artist, ``NULL`` = none. Teacher: ``scripts/train_faces_teacher.py``. Features: a
+Data: ``emoji.load("faces")``; class = artist, ``NULL`` = none. Teacher: ``scripts/train_teacher.py faces``. Features: a
 classifier of all emoji by artist and by subgroup, ``scripts/train_emoji_classifier.py``.
 """
 
