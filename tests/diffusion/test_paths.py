@@ -140,3 +140,16 @@ def test_bad_words_and_grids_are_refused():
     with pytest.raises(UserError, match="steps=0"):
         Flow().grid(0)
     assert math.isclose(Edm().t_min, (0.002 / 80) ** (1 / 7))
+
+
+@pytest.mark.parametrize(("path", "kind"), CASES, ids=name)
+def test_the_target_of_known_noise_is_finite_at_every_time_and_agrees_with_what_x_t_implies(path, kind):
+    """A time drawn from U(0, 1) may be so small that sigma(t) is 0 in float32."""
+    x0, eps = torch.randn(4, 2, generator=torch.Generator().manual_seed(0)), torch.ones(4, 2)
+    t = torch.tensor([0.0, 3e-7, 0.5, 0.9])
+    assert torch.isfinite(path.target(x0, eps, t, kind)).all()
+    x_t = path.add_noise(x0, eps, t)
+    torch.testing.assert_close(
+        path.target(x0, eps, t, kind)[2:], path.from_x0(x_t, x0, t, kind)[2:], atol=1e-4, rtol=1e-4
+    )
+    assert torch.isfinite(path.clock(t)).all()

@@ -98,8 +98,12 @@ class Path(Slot):
         """
         if kind == "x0":
             return x0.to(working(x_t))
+        return self.target(x0, self.eps_from_x0(x_t, x0, t), t, kind)
+
+    def target(self, x0: Tensor, eps: Tensor, t: Tensor, kind: str) -> Tensor:
+        """The prediction of ``kind`` that is right for a known clean sample and noise, at every t."""
         a, b = self.pair(t, kind)
-        return expand(a, x_t) * x0 + expand(b, x_t) * self.eps_from_x0(x_t, x0, t)
+        return expand(a, x0) * x0 + expand(b, x0) * eps
 
     def eps_from_x0(self, x_t: Tensor, x0: Tensor, t: Tensor) -> Tensor:
         """The noise in ``x_t`` if ``x0`` is its clean part: (x_t - alpha x0) / sigma; needs sigma(t) > 0."""
@@ -324,8 +328,9 @@ class Edm(_RatioFrame):
         return (ratio / self.sigma_max) ** (1 / self.rho)
 
     def clock(self, t: Tensor) -> Tensor:
-        """c_noise = log(sigma) / 4."""
-        return self.sigma(t).log() / 4
+        """c_noise = log(sigma) / 4; finite where sigma is too small for its type."""
+        sigma = self.sigma(t)
+        return sigma.clamp_min(torch.finfo(sigma.dtype).tiny).log() / 4
 
     def pair(self, t: Tensor, kind: str) -> Pair:
         """Also "edm": F of D = c_skip x + c_out F, which is (sigma/sigma_data x0 - sigma_data eps) / sqrt(sigma^2 +

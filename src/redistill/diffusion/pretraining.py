@@ -29,7 +29,8 @@ class DenoiserTraining(Method):
         eps, t = now.randn(len(x0), *x0.shape[1:]), now.rand(len(x0))
         x_t, path = self.student.path.add_noise(x0, eps, t), self.student.path
         output = self.student.predict(x_t, t, self._condition(batch, now))
-        return Loss({self.student.kind: (output - path.from_x0(x_t, x0, t, self.student.kind)).square().mean()})
+        target = path.target(x0, eps, t, self.student.kind)  # not from x_t: t may be so near 0 that sigma(t) is 0
+        return Loss({self.student.kind: (output - target).square().mean()})
 
     def _condition(self, batch: Batch, now: Progress) -> Tensor | None:
         label = batch.get("label")
