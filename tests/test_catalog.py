@@ -49,8 +49,9 @@ def test_a_study_of_no_one_system_has_arms_claims_and_no_entry(slug):
 
 
 @pytest.mark.parametrize("e", BUILT, ids=lambda e: e.slug)
-def test_every_built_system_runs_from_a_recipe(e):
+def test_every_built_system_runs_from_a_recipe_and_leads_to_its_paper(e):
     assert e.run or e.kind == "training"
+    assert e.arxiv, "what is built can be read"
     assert (ROOT / "src/redistill/recipes" / f"{e.slug}.yaml").is_file()
 
 
