@@ -154,7 +154,7 @@ def test_bibtex_holds_what_is_known_and_nothing_else():
         "  url = {https://arxiv.org/abs/2601.19897}",
         "}",
     ]
-    assert "year" not in bibtex(entry("dmd2")) and "author" not in bibtex(entry("dmd2"))
+    assert "year" not in bibtex(entry("velocity_shortcut")) and "author" not in bibtex(entry("velocity_shortcut"))
     assert "  author = {Gholami and Omar}" in bibtex(entry("soft_label_study"))
 
 
