@@ -25,6 +25,12 @@ def test_games_share_no_goal_and_no_layout_and_follow_from_the_seed():
     assert [w.goal for w in test] != [w.goal for w in games(8, 60, 20)[1]]
 
 
+def test_a_pool_that_lacks_a_task_still_gives_games():
+    """The test pool of this seed has no goal of one task that fits its layouts."""
+    train, test = games(202, 60, 20)
+    assert (len(train), len(test)) == (60, 20)
+
+
 def test_the_planner_wins_every_game_with_admissible_moves():
     train, test = games(1, 60, 20)
     for world in (*train, *test):

@@ -235,10 +235,15 @@ def _layouts(rng: np.random.Generator, count: int) -> list[dict[str, tuple[str, 
 
 
 def _game(rng: np.random.Generator, layout: dict[str, tuple[str, ...]], pool: list[Goal]) -> Household:
-    """A game in ``layout``: tasks are equally likely, the item and two others of each room lie in their rooms."""
+    """A game in ``layout``: tasks are equally likely (of those that ``pool`` and ``layout`` allow), the item and two
+    others of each room lie in their rooms."""
     there = {r for receptacles in layout.values() for r in receptacles}
-    task = rng.choice(list(OBJECTS_OF))
-    fitting = [g for g in pool if g.task == task and (not g.target or g.target in there)]
+    possible = [g for g in pool if not g.target or g.target in there]
+    assert possible, "no goal fits this layout"
+    fitting: list[Goal] = []
+    while not fitting:  # a pool may lack a task
+        task = rng.choice(list(OBJECTS_OF))
+        fitting = [g for g in possible if g.task == task]
     goal = fitting[rng.integers(len(fitting))]
     items = {}
     for room, objects in HOME.items():
