@@ -115,7 +115,7 @@ def test_with_one_copy_and_a_shared_end_it_is_be_your_own_teacher():
 
 def test_the_lambdas_grow_from_nothing_over_the_ramp():
     method = lsskd(ramp=0.2)
-    sizes = [float(terms(method, Progress(step=s, steps=20))["layered"]) for s in (0, 1, 2, 4, 12)]
+    sizes = [terms(method, Progress(step=s, steps=20))["layered"].item() for s in (0, 1, 2, 4, 12)]
     full = sizes[-1]
     assert sizes[0] == 0 and sizes[1:] == pytest.approx([full / 4, full / 2, full, full])
 
