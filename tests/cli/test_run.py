@@ -26,6 +26,11 @@ def folder(tmp_path, monkeypatch) -> Path:
     """A working folder with a table, a folder of images, JSON lines, a diffusers folder's worth of mistakes."""
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
+    np.savez("column.npz", image=rng.random((24, 1, 4, 4), dtype=np.float32), label=np.arange(24)[:, None] % 3)
+    np.savez("far.npz", image=rng.random((24, 1, 4, 4), dtype=np.float32), label=np.arange(24) % 4)
+    for name in ("a", "b"):
+        (tmp_path / "holes" / name).mkdir(parents=True)
+    Image.new("RGB", (6, 5), "red").save(tmp_path / "holes" / "a" / "x.png")
     np.savez("rows.npz", image=rng.random((24, 1, 4, 4), dtype=np.float32), label=np.arange(24) % 3)
     (tmp_path / "broken.csv").write_text("a,b\n1,2\n3\n")
     (tmp_path / "empty.csv").write_text("")
@@ -67,6 +72,16 @@ def test_a_recipe_trains_saves_and_resumes(folder):
     with pytest.raises(UserError, match="holds another run"):
         command(["run", file])
     assert command(["run", file, "plan.steps=4", "options.rectifier.alpha=0.2", "--resume"]) == 0
+
+
+def test_a_recipe_changes_its_training_images(folder):
+    augment = {"name": "crop_flip_jitter", "border": 1}
+    file = recipe(folder, data={"kind": "table", "path": "rows.npz", "augment": augment})
+    weights = {}
+    for out, overrides in (("changed", []), ("plain", ["data.augment=null"])):
+        command(["run", str(file), f"out={out}", *overrides])
+        weights[out] = (folder / out / "student" / "model.safetensors").read_bytes()
+    assert weights["changed"] != weights["plain"]
 
 
 def test_a_folder_of_images_gives_rows_and_classes(folder):
@@ -361,6 +376,7 @@ def test_starter_recipes_are_valid(slug, folder):
 
 
 STUDENT = {"kind": "torch", "path": NET, "options": {"inputs": 16, "outputs": 3}}
+TAUGHT = {"models": {"student": STUDENT, "teacher": STUDENT}, "options": {}}
 MISTAKES: list[tuple[dict, list[str], str]] = [
     ({"method": "ps_kdd"}, [], "did you mean 'ps_kd'"),
     ({"method": "hyper_sd"}, [], "planned, not built"),
@@ -429,6 +445,18 @@ MISTAKES: list[tuple[dict, list[str], str]] = [
     ({"data": {"kind": "jsonl", "path": "rows.jsonl"}}, [], "causal_lm"),
     ({"data": {"kind": "jsonl", "path": "broken.jsonl"}}, [], "broken.jsonl:2"),
     ({"data": {"kind": "jsonl", "path": "list.jsonl"}}, [], "list.jsonl:1"),
+    ({"data": {"kind": "table", "path": "column.npz"}}, [], "one whole number a row"),
+    ({"method": "ctkd", "data": {"kind": "table", "path": "column.npz"}, **TAUGHT}, [], "one whole number a row"),
+    ({"method": "ctkd", "data": {"kind": "table", "path": "far.npz"}, **TAUGHT}, [], "labels 0 to 3 where"),
+    ({"data": {"kind": "images", "path": "holes"}}, [], "no images in holes/b"),
+    ({}, ["data.augment=crop_flip"], "did you mean 'crop_flip_jitter'"),
+    ({}, ["data.augment={name: crop_flip_jitter, boder: 2}"], "did you mean 'border'"),
+    (
+        {"method": "ctkd", **TAUGHT},
+        ["data.augment=crop_flip_jitter", "data.teacher_logits=x.npy"],
+        "leave augment out",
+    ),
+    ({"method": "repeated_sd", "models": None}, ["data.augment=crop_flip_jitter"], "leave augment out"),
     ({}, ["plan.steps"], "no override"),
     ({}, ["plna.steps=1"], "did you mean 'plan'"),
     ({}, ["methd=ps_kd"], "did you mean 'method'"),

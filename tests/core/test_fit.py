@@ -47,6 +47,16 @@ def test_accumulation_equals_one_big_batch(parts):
     assert distance(big.method, cut.method) < 1e-9
 
 
+def test_rows_are_changed_by_numbers_that_neither_the_cut_nor_a_pause_moves(tmp_path):
+    def augment(batch, now):
+        return {**batch, "image": batch["image"] + now.randn(len(batch["image"]), WIDTH).to(batch["image"])}
+
+    whole, cut = fit(toy(), data(), PLAN, augment=augment), fit(toy(), data(), plan(accumulate=3), augment=augment)
+    assert distance(whole.method, cut.method) < 1e-9 < distance(whole.method, fit(toy(), data(), PLAN).method)
+    fit(toy(), data(), PLAN, folder=tmp_path, until=3, augment=augment)
+    assert same_weights(whole.method, fit(toy(), data(), PLAN, folder=tmp_path, resume=True, augment=augment).method)
+
+
 @pytest.mark.parametrize("parallel", ["replicate", "shard"])
 def test_two_processes_equal_one(parallel, tmp_path):
     one = fit(toy(), data(), PLAN).method

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from redistill.core import UserError
 from redistill.models.nets import mlp, staged_convnet
@@ -52,3 +53,14 @@ def test_measuring_shapes_leaves_the_network_as_it_was():
     assert net.training and all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
     with pytest.raises(UserError, match="stage2"):
         feature_shapes(net, ["stag2"], (1, 8, 8))
+
+
+def test_maps_with_channels_last_are_refused():
+    class Last(nn.Module):
+        def forward(self, x):
+            return x.permute(0, 2, 3, 1)
+
+    net = nn.Sequential(nn.Conv2d(1, 24, 3, 2, 1), Last())
+    assert feature_shapes(net, ["0"], (1, 16, 12)) == [(24, 8, 6)]
+    with pytest.raises(UserError, match="channels last"):
+        feature_shapes(net, ["1"], (1, 16, 12))

@@ -13,7 +13,7 @@ from redistill.supervised.penalties import sum_of_norms
 def test_every_parameter_is_pulled_with_force_one():
     net = nn.Linear(3, 2)
     penalty = sum_of_norms(net)
-    assert float(penalty) == pytest.approx(float(net.weight.norm() + net.bias.norm()))
+    assert penalty.item() == pytest.approx(float(net.weight.norm() + net.bias.norm()))
     penalty.backward()
     assert float(net.weight.grad.norm()) == pytest.approx(1.0)
     assert torch.allclose(net.weight.grad, net.weight / net.weight.norm())

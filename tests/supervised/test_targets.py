@@ -7,7 +7,7 @@ import torch
 
 from redistill.core import Progress, UserError, describe
 from redistill.models.nets import convnet, mlp
-from redistill.supervised.targets import Fixed, LabelSmoothing, OneHot, Progressive, TargetRectifier
+from redistill.supervised.targets import Fixed, LabelSmoothing, OneHot, Progressive, TargetRectifier, cross_entropy
 from redistill.supervised.temperature import Constant, Cosine
 
 LABEL = torch.tensor([0, 2, 1])
@@ -61,3 +61,13 @@ def test_tiny_nets_give_logits_and_use_every_parameter():
         assert logits.shape == (2, 5)
         logits.square().sum().backward()
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
+
+
+@pytest.mark.parametrize(("label", "said"), [
+    (LABEL[:, None], "one whole number a row"), (LABEL.float(), "one whole number a row"),
+    (LABEL + 1, "labels 1 to 3 where the network has 3"), (LABEL - 1, "labels -1 to 1"),
+])  # fmt: skip
+def test_labels_that_are_no_classes_are_refused(label, said):
+    for use in (lambda: OneHot()(label, TEACHER, at(0)), lambda: cross_entropy(TEACHER, label)):
+        with pytest.raises(UserError, match=said):
+            use()

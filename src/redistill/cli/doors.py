@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import copy
 import importlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from redistill.cli.recipe import DataSpec, ModelSpec
 from redistill.core.errors import UserError, need, unknown
+
+if TYPE_CHECKING:
+    from redistill.core import Batch, Progress
 
 
 def load_models(specs: dict[str, ModelSpec]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -142,6 +146,19 @@ def load_answers(file: Path, rows: Any, teacher: Any) -> Any:
         return with_teacher(teacher, rows, file, ask=logits)
     count = len(next(iter(rows.values()))) if isinstance(rows, dict) else len(rows)
     return WithSignals(rows, read_signals(file, count))
+
+
+def load_augmentation(spec: DataSpec) -> Callable[[Batch, Progress], Batch] | None:
+    """How a recipe changes its training images, as ``fit`` takes it."""
+    if spec.augment is None:
+        return None
+    if spec.kind == "jsonl" or spec.teacher_logits:
+        what = "stored answers are about rows that never change" if spec.teacher_logits else "texts are not images"
+        raise UserError(f"{what}; leave augment out", place="data.augment")
+    from redistill.core.build import plug
+    from redistill.vision.augmentations import Augmentation
+
+    return plug(Augmentation, spec.augment, place="data.augment").rows
 
 
 def _tokens(rows: Any, models: dict[str, Any]) -> Any:

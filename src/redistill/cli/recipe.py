@@ -34,6 +34,9 @@ class DataSpec(BaseModel):
     columns: dict[str, str] = Field({}, description="the method's name of a column: its name in the data")
     rows: Path | None = Field(None, description="an index file (npz): only these rows of the data are used")
     options: dict[str, Any] = {}
+    augment: str | dict[str, Any] | None = Field(
+        None, description="how training images are changed: a word, as crop_flip_jitter, or a table with its options"
+    )
     teacher_logits: Path | None = Field(
         None, description="npy file: the teacher's answers, asked once if it is not there; for rows that never change"
     )

@@ -27,6 +27,8 @@ def run(
     roles = check_roles(target, {**stored, **wanted.models})
     if wanted.out.exists() and any(wanted.out.iterdir()) and not resume:
         raise UserError(f"{wanted.out} holds another run; give --resume or another out", place="out")
+    if wanted.data.augment and not isinstance(target, type):
+        raise UserError(f"{wanted.method} reads its rows as they are; leave augment out", place="data.augment")
     how = _train(wanted, target, roles, resume) if isinstance(target, type) else _call(wanted, target, roles)
     typer.echo(how, nl=bool(how))
     from redistill.core.world import leave
@@ -44,13 +46,14 @@ def _train(wanted: Any, cls: Any, roles: list[str], resume: bool) -> str:
 
     plan = validated(Plan, wanted.plan, place="plan")
     torch.manual_seed(plan.seed)  # networks that start from chance
+    augment = doors.load_augmentation(wanted.data)
     models, sources = doors.load_models(wanted.models)
     rows = doors.load_rows(wanted.data, models)
     options = {**_from_data(cls, rows), **wanted.options}
     if wanted.data.teacher_logits:
         rows = doors.load_answers(wanted.data.teacher_logits, rows, models.pop("teacher", None))
     method = build(cls, options, *[models.get(role) for role in roles], place="options")
-    done = fit(method, rows, plan, folder=wanted.out, resume=resume, show=True)
+    done = fit(method, rows, plan, folder=wanted.out, resume=resume, augment=augment, show=True)
     if not done.main:  # another process writes
         return ""
     how = doors.save_student(done.student, sources["student"], wanted.out / "student", options.get("steps", 1))

@@ -73,6 +73,7 @@ def fit(
     folder: str | Path | None = None,
     resume: bool = False,
     until: int | None = None,
+    augment: Callable[[Batch, Progress], Batch] | None = None,
     observers: Sequence[Callable[..., None]] = (),
     show: bool = False,
 ) -> Fitted:
@@ -80,12 +81,13 @@ def fit(
 
     ``data``: a dict of equally long columns, a map-style data set of dicts, or None. ``folder``: where checkpoints and
     ``log.jsonl`` go; with ``resume`` the run continues from its last usable checkpoint to the same bits. ``until``:
-    stop (with a checkpoint) before this step, for budgets of wall time. ``show``: a progress bar.
+    stop (with a checkpoint) before this step, for budgets of wall time. ``augment``: changes every fresh micro-batch
+    before the method sees it, with random numbers from ``now`` alone. ``show``: a progress bar.
 
     Raises :class:`UserError` for missing columns or a folder that holds another run, :class:`Diverged` for a loss
     that is not finite.
     """
-    engine = Engine(method, data, plan, Path(folder) if folder else None)
+    engine = Engine(method, data, plan, Path(folder) if folder else None, augment)
     engine.open(resume)
     with engine.watching(observers, show), _graceful() as stop:
         engine.run(engine.steps if until is None else min(until, engine.steps), stop)
@@ -95,8 +97,12 @@ def fit(
 class Engine:
     """One run of :func:`fit`."""
 
-    def __init__(self, method: Method, data: Any, plan: Plan, folder: Path | None) -> None:
+    def __init__(
+        self, method: Method, data: Any, plan: Plan, folder: Path | None,
+        augment: Callable[[Batch, Progress], Batch] | None = None,
+    ) -> None:  # fmt: skip
         self.method, self.plan, self.folder = method, plan, folder
+        self.augment = augment or (lambda batch, now: batch)
         self.world = World(plan.device)
         unknown = set(plan.turns) - set(method.trains)
         if unknown:
@@ -192,7 +198,7 @@ class Engine:
         for part, micro in cut(rows, moved, self.plan.accumulate):
             self._begin(part, position, "prepare")
             with torch.no_grad(), self._precision():
-                prepared.append((part, self.method.prepare(micro, self.now)))
+                prepared.append((part, self.method.prepare(self.augment(micro, self.now), self.now)))
         return prepared
 
     def _begin(self, rows: Rows, position: int, what: str) -> None:

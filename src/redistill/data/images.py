@@ -23,8 +23,8 @@ class ImageFolder:
     subfolders).
 
     ``scale``: "signed" [-1, 1] for diffusion, "unit" [0, 1], "imagenet" standardised for classifiers. Images are
-    cropped to a square at the centre and resized. Raises :class:`UserError` for a missing or empty folder, and for a
-    file that is no image.
+    cropped to a square at the centre and resized. Raises :class:`UserError` for a missing or empty folder, for a class
+    without images, and for a file that is no image.
     """
 
     def __init__(self, path: str | Path, *, size: int = 32, scale: Scale = "signed") -> None:
@@ -34,8 +34,12 @@ class ImageFolder:
         self.files = sorted(f for f in self.path.rglob("*") if f.suffix.lower() in _ENDINGS)
         if not self.files:
             raise UserError(f"no images in {self.path} (looked for {', '.join(sorted(_ENDINGS))})", place="data.path")
-        names = {self._folder(f) for f in self.files}
-        self.classes = sorted(names)
+        self.classes = sorted({self._folder(f) for f in self.files})
+        folders = {f.name for f in self.path.iterdir() if f.is_dir() and not f.name.startswith(".")}
+        empty = sorted(folders - set(self.classes))
+        if empty and self.classes != [""]:
+            raise UserError(f"no images in {self.path / empty[0]}; labels number the folders, so fill or remove it",
+                            place="data.path")  # fmt: skip
 
     def _folder(self, file: Path) -> str:
         parts = file.relative_to(self.path).parts

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from redistill.core import UserError
 from redistill.core.method import Batch
 from redistill.models.features import features, tapped
 from redistill.supervised.classifier import logits
@@ -24,14 +25,24 @@ def feature_shapes(network: nn.Module, layers: Sequence[str], input_shape: Seque
     """Shapes of the features of ``layers`` without the batch axis, from one forward pass in evaluation mode.
 
     ``input_shape``: of one row, as [3, 32, 32]; one number is a length in tokens where the network embeds tokens.
-    Raises :class:`UserError` for a name that is no layer or is not reached.
+    Raises :class:`UserError` for a name that is no layer or is not reached, and for maps with their channels last.
     """
     parameter, was_training = next(network.parameters()), network.training
     tokens = len(input_shape) == 1 and any(isinstance(part, nn.Embedding) for part in network.modules())
     row = torch.zeros(1, *input_shape, device=parameter.device, dtype=torch.int64 if tokens else parameter.dtype)
     found = features(network.eval(), layers, row)[1]
     network.train(was_training)
-    return [tuple(f.shape[1:]) for f in found]
+    shapes = [tuple(f.shape[1:]) for f in found]
+    for layer, shape in zip(layers, shapes):
+        if len(shape) == len(input_shape) == 3 and _channels_last(shape, input_shape[1] / input_shape[2]):
+            raise UserError(f"{layer!r} gives maps {list(shape)} with channels last; name a layer that gives [D, H, W]",
+                            place="layers")  # fmt: skip
+    return shapes
+
+
+def _channels_last(shape: Sequence[int], aspect: float) -> bool:
+    """Whether the first two numbers, not the last two, have the image's aspect (up to the rounding of strides)."""
+    return abs(shape[1] - aspect * shape[2]) > 1 and abs(shape[0] - aspect * shape[1]) <= 1
 
 
 def pooled(feature: Tensor) -> Tensor:

@@ -17,9 +17,9 @@ from redistill.supervised.branches import Branches
 from redistill.supervised.classifier import Classification, Distillation, logits
 from redistill.supervised.layers import feature_shapes, logits_and_features, pooled
 from redistill.supervised.matches import Kd
+from redistill.supervised.targets import cross_entropy
 from redistill.supervised.temperature import Constant
 
-cross_entropy = nn.functional.cross_entropy
 kd = Kd()
 
 

@@ -10,9 +10,28 @@ from redistill.core import Progress, Slot, UserError
 from redistill.supervised.temperature import half_cosine, soften
 
 
+def check_labels(label: Tensor, classes: int | None = None) -> None:
+    """Refuse labels that are not a vector of whole numbers (a column [B, 1] would broadcast to [B, B]), and those that
+    none of ``classes`` has."""
+    if label.ndim != 1 or label.is_floating_point():
+        raise UserError(f"labels {list(label.shape)} of {label.dtype}; give one whole number a row", place="label")
+    low, high = int(label.min()), int(label.max())
+    if classes is not None and not 0 <= low <= high < classes:
+        raise UserError(f"labels {low} to {high} where the network has {classes} classes, 0 to {classes - 1}",
+                        place="label")  # fmt: skip
+
+
 def one_hot(label: Tensor, like: Tensor) -> Tensor:
-    """Labels [B] as probabilities [B, C] of the shape and type of ``like``."""
+    """Labels [B] as probabilities [B, C] of the shape and type of ``like``. Raises :class:`UserError` for labels that
+    are none of the C classes."""
+    check_labels(label, like.shape[1])
     return nn.functional.one_hot(label, like.shape[1]).to(like)
+
+
+def cross_entropy(z: Tensor, label: Tensor) -> Tensor:
+    """Mean cross-entropy of scores z [B, C] with labels [B]. Raises :class:`UserError` as :func:`one_hot`."""
+    check_labels(label, z.shape[1])
+    return nn.functional.cross_entropy(z, label)
 
 
 def mix(label: Tensor, teacher: Tensor, weight: Tensor | float) -> Tensor:
@@ -80,7 +99,7 @@ class Progressive(TargetRectifier):
 
 class Annealed(TargetRectifier):
     """The label and a cooling teacher that each row trusts as far as the teacher does not prefer another class to the
-    label (Wu et al. 2023), at step s of S:
+    label (Wu, Wang and Chen 2024), at step s of S:
 
         P_i = lambda_i q_i + (1 - lambda_i) onehot(y_i),  lambda_i = clip(lambda_s - (max_c q_ic - q_i,y_i), 0, 1)
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from redistill.core import Progress, Slot, UserError
+from redistill.core.method import Batch
 
 
 class Augmentation(Slot):
@@ -14,6 +15,10 @@ class Augmentation(Slot):
 
     def __call__(self, image: Tensor, now: Progress) -> Tensor:
         raise NotImplementedError
+
+    def rows(self, batch: Batch, now: Progress) -> Batch:
+        """``batch`` with its ``image`` changed: what ``fit(..., augment=...)`` takes."""
+        return {**batch, "image": self(batch["image"], now)}
 
 
 class CropFlipJitter(Augmentation):
