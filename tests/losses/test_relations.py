@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.nn.functional import smooth_l1_loss
+from torch.nn.functional import normalize, smooth_l1_loss
 
 from redistill.core import UserError
 from redistill.losses import relations
@@ -57,6 +57,11 @@ def test_rows_that_coincide_have_finite_gradients():
     value = distance_relation(student, TEACHER[:4]) + angle_relation(student, TEACHER[:4])
     assert torch.autograd.grad(value, student)[0].isfinite().all()
     assert float(distances(torch.ones(3, 2)).abs().max()) == 0
+
+
+def test_similarity_is_a_mean_over_pairs():
+    s, t = (normalize(f @ f.T, dim=1) for f in (STUDENT, TEACHER))
+    torch.testing.assert_close(similarity_relation(STUDENT, TEACHER), ((s - t) ** 2).sum() / 25)
 
 
 def test_too_few_rows_are_refused():

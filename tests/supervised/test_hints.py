@@ -137,7 +137,7 @@ def test_what_cannot_work_is_refused(options, part):
 
 
 def test_banks_keep_unit_length_and_move_by_the_momentum():
-    made = contrastive()
+    made = contrastive(momentum=0.75)
     before = made.banks.clone()
     fit(made, DATA, plan(steps=1))
     moved = (made.banks - before).abs().sum(-1) > 0
@@ -151,7 +151,13 @@ def test_banks_keep_unit_length_and_move_by_the_momentum():
     fresh = normalize(torch.randn(24, 2, 128, generator=GENERATOR), dim=-1)
     before = made.banks.clone()
     made.after("student", {"index": torch.arange(24), "label": LABEL, "embedded": fresh}, bare_progress())
-    torch.testing.assert_close(made.banks[1], normalize(before[1] + fresh[:, 1], dim=-1))
+    torch.testing.assert_close(made.banks[1], normalize(3 * before[1] + fresh[:, 1], dim=-1))
+
+
+@pytest.mark.parametrize("tau", [0.0, -1.0, float("nan"), 0.001])
+def test_a_contrast_needs_a_temperature_that_a_float_can_hold(tau):
+    with pytest.raises(UserError, match="tau: "):
+        contrastive(tau=tau)
 
 
 def test_the_contrast_is_both_directions_with_the_other_networks_bank():

@@ -9,6 +9,8 @@ from scipy.special import hyp0f1
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from redistill.core.errors import UserError
+
 
 def noise_contrastive(
     anchor: Tensor, positive: Tensor, negatives: Tensor, tau: float, counts: Tensor | float = 1.0
@@ -29,5 +31,8 @@ def noise_contrastive(
 
 def log_normaliser(kappa: float, size: int) -> float:
     """log E[e^{kappa t}], t one coordinate of a uniform point on the unit sphere in ``size`` dimensions: the confluent
-    hypergeometric limit 0F1(size / 2; kappa^2 / 4)."""
-    return math.log(hyp0f1(size / 2, kappa**2 / 4))
+    hypergeometric limit 0F1(size / 2; kappa^2 / 4). Raises :class:`UserError` where it is beyond a float."""
+    mean = float(hyp0f1(size / 2, kappa**2 / 4))
+    if not math.isfinite(mean):
+        raise UserError(f"{1 / kappa:.2g} is too small for {size} dimensions; the usual one is 0.07", place="tau")
+    return math.log(mean)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize, smooth_l1_loss
 
 from redistill.core.errors import UserError
+from redistill.losses.precision import in_float32
 
 
 def distances(f: Tensor, eps: float = 1e-12) -> Tensor:
@@ -27,11 +28,13 @@ def angles(f: Tensor) -> Tensor:
     return direction @ direction.transpose(1, 2)
 
 
+@in_float32
 def distance_relation(student: Tensor, teacher: Tensor) -> Tensor:
     """Smooth L1 between both matrices of :func:`distances`, mean over pairs (RKD-D, Park et al. 2019, equation 5)."""
     return smooth_l1_loss(distances(_rows(student, 2)), distances(_rows(teacher, 2)))
 
 
+@in_float32
 def angle_relation(student: Tensor, teacher: Tensor) -> Tensor:
     """Smooth L1 between both tables of :func:`angles`, mean over triples (RKD-A, Park et al. 2019, equation 8)."""
     return smooth_l1_loss(angles(_rows(student, 3)), angles(_rows(teacher, 3)))
@@ -42,11 +45,13 @@ def similarities(f: Tensor) -> Tensor:
     return normalize(f @ f.T, dim=1)
 
 
+@in_float32
 def similarity_relation(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean over pairs of the squared difference of :func:`similarities` (Tung and Mori 2019, equation 4)."""
     return (similarities(student) - similarities(teacher)).square().mean()
 
 
+@in_float32
 def centred_alignment(student: Tensor, teacher: Tensor) -> Tensor:
     """Linear CKA in [0, 1]: |S^T T|^2 / (|S^T S| |T^T T|) of centred columns (Kornblith et al. 2019); 1 = equal up to
     rotation, translation and scale."""
@@ -56,7 +61,6 @@ def centred_alignment(student: Tensor, teacher: Tensor) -> Tensor:
 
 def _rows(f: Tensor, least: int) -> Tensor:
     if len(f) < least:
-        raise UserError(
-            f"{len(f)} rows are too few to relate; give batches of {least} or more", place="plan.batch_size"
-        )
+        said = f"{len(f)} rows are too few to relate; give batches of {least} or more, or set drop_last: true"
+        raise UserError(said, place="plan.batch_size")
     return f

@@ -19,7 +19,7 @@ from torch.nn.functional import normalize
 
 from redistill.core import Loss, Progress, UserError
 from redistill.core.method import Batch
-from redistill.losses.contrast import noise_contrastive
+from redistill.losses.contrast import log_normaliser, noise_contrastive
 from redistill.supervised.hints import BesideFeatures
 from redistill.supervised.layers import pooled, width
 
@@ -40,6 +40,9 @@ class ContrastiveDistillation(BesideFeatures):
         super().__init__(
             student, teacher, [layer], [teacher_layer or layer], input_shape, hard_weight=1.0, soft_weight=0.0
         )
+        if not tau > 0:
+            raise UserError(f"{tau} must be above 0", place="tau")
+        log_normaliser(1 / tau, size)  # refuses one that is too small before any step
         self.negatives, self.tau, self.momentum, self.contrast_weight = negatives, tau, momentum, contrast_weight
         self.train_beside("embeddings", nn.ModuleList(nn.Linear(width(shape), size) for shape in self.shapes[0]))
         self.banks: Tensor

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from redistill.core import Loss, Progress, Slot, UserError
 from redistill.core.method import Batch
-from redistill.losses.features import attention_transfer, hint
+from redistill.losses.features import attention_transfer, check_tokens, hint
 from redistill.losses.relations import angle_relation, distance_relation, similarity_relation
 from redistill.models.features import tapped
 from redistill.supervised.classifier import Distillation
@@ -41,7 +41,7 @@ class FeatureMatch(Slot):
 class Hint(FeatureMatch):
     """weight times the mean square of r(F_S) - F_T, r a 1x1 convolution with batch norm (Romero et al. 2015).
 
-    A map against a vector is averaged first; vectors and tokens have a linear r.
+    A map against a vector is averaged first; vectors and tokens, equally many, have a linear r.
     """
 
     def __init__(self, weight: float = 100.0) -> None:
@@ -50,6 +50,7 @@ class Hint(FeatureMatch):
     def adapter(self, student: Shape, teacher: Shape) -> nn.Module:
         if len(student) == len(teacher) == 3:
             return nn.Sequential(nn.Conv2d(student[0], teacher[0], 1, bias=False), nn.BatchNorm2d(teacher[0]))
+        check_tokens(student, teacher)
         linear = nn.Linear(width(student), width(teacher))
         return linear if len(student) == len(teacher) else nn.Sequential(_Pooled(), linear)
 
@@ -64,12 +65,13 @@ class Attention(FeatureMatch):
         self.weight, self.power = weight, power
 
     def adapter(self, student: Shape, teacher: Shape) -> nn.Module:
-        """None; refuses vectors, and maps against tokens."""
+        """None; refuses vectors, maps against tokens, and tokens of unequal number."""
         if len(student) != len(teacher) or len(student) == 1:
             raise UserError(
                 f"attention needs two maps or two sequences, not features of shape {tuple(student)} and "
                 f"{tuple(teacher)}; name other layers", place="layers",
             )  # fmt: skip
+        check_tokens(student, teacher)
         return nn.Identity()
 
     def __call__(self, student: Tensor, teacher: Tensor) -> Tensor:
