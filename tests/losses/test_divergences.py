@@ -76,11 +76,12 @@ def test_equal_distributions_cost_nothing_and_pull_nowhere(kind: type[dv.Diverge
         close(gradient(loss.sum(), student), torch.zeros_like(student))
 
 
+@pytest.mark.parametrize("options", [{}, {"top_k": V - 2, "tail": True}, {"top_k": V - 1}], ids=str)
 @pytest.mark.parametrize("kind", [dv.ForwardKL, dv.ReverseKL, dv.JSD, dv.TotalVariation])
-def test_tokens_that_both_forbid_stay_finite(kind: type[dv.Divergence]) -> None:
+def test_tokens_that_both_forbid_stay_finite(kind: type[dv.Divergence], options: dict) -> None:
     student, teacher = pair(6, V)
     forbidden = torch.zeros(V, dtype=torch.float64).index_fill(0, torch.tensor([2, 5]), -torch.inf)
-    value = kind()(student + forbidden, teacher + forbidden)
+    value = kind(**options)(student + forbidden, teacher + forbidden)
     close(value, kind()(student[:, forbidden == 0], teacher[:, forbidden == 0]))
     assert gradient(value.sum(), student).isfinite().all()
 
@@ -257,6 +258,7 @@ def test_kd_loss_is_hintons_and_its_gradient_does_not_shrink_with_the_temperatur
     [
         (lambda: dv.ForwardKL(temperature=0.0), "temperature: 0.0 must be above 0"),
         (lambda: dv.JSD(beta=1.5), "beta: 1.5"),
+        (lambda: dv.ForwardKL(top_k=2.5), "top_k: 2.5 is no whole number"),
         (lambda: dv.ReverseKL(clip=-1.0), "clip: -1.0"),
         (lambda: dv.ForwardKL(top_k=99)(*pair(3, V)), "top_k: 99 is not between 1 and the vocabulary of 11"),
         (lambda: dv.ForwardKL(top_k=3, top_k_of="techer")(*pair(3, V)), "did you mean 'teacher'"),

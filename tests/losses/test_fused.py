@@ -155,6 +155,16 @@ def test_half_precision_products_sum_their_chunks_in_float32(monkeypatch: pytest
         assert (a.float() - b.float()).norm() < 0.02 * a.float().norm()
 
 
+@pytest.mark.parametrize("scale", [1.0, 2.0**16], ids=["plain", "behind a loss scale"])
+def test_float16_neither_loses_small_gradients_nor_overflows(scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("redistill.losses.fused._product_dtype", lambda hidden, weight: torch.float16)
+    p = problem(5000, 50, 16, 8, dtype=torch.float32, scale=0.5)
+    of, of_exact = learners(p), learners(exact := cast_all(p, lambda x: x.detach().double()))
+    slow = torch.autograd.grad(plain(exact, ForwardKL()), of_exact)
+    for a, b in zip(torch.autograd.grad(scale * fused_divergence(**p), of), slow):
+        assert a.isfinite().all() and (a.double() / scale - b).norm() < (0.01 if scale > 1 else 0.05) * b.norm()
+
+
 def test_autocast_gives_float32_loss_and_gradients_of_the_parameters_dtype() -> None:
     p = problem(dtype=torch.float32)
     of = learners(p)

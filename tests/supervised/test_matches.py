@@ -62,6 +62,28 @@ def test_dist_sees_no_positive_affine_map_of_a_row():
     assert matches.pearson(torch.ones(2, 4), p[:2, :4].float()).abs().max() == 0
 
 
+@pytest.mark.parametrize("tau", [torch.tensor(3.0), torch.full((7, 1), 3.0)])
+def test_weights_and_squared_temperature_stand_where_the_formulas_have_them(tau):
+    q, p = (STUDENT / 3).softmax(-1), (TEACHER / 3).softmax(-1)
+    target, rest = matches.decoupled(STUDENT, TEACHER, LABEL, 3.0)
+    torch.testing.assert_close(matches.Dkd(2.0, 5.0)(STUDENT, TEACHER, LABEL, tau), 9 * (2 * target + 5 * rest))
+    inter = [1 - torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(q, p)]
+    intra = [1 - torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(q.T, p.T)]
+    slow = 9 * (2 * torch.stack(inter) + 5 * torch.stack(intra).mean())
+    torch.testing.assert_close(matches.Dist(2.0, 5.0)(STUDENT, TEACHER, None, tau), slow)
+    torch.testing.assert_close(matches.ProbabilityMse()(STUDENT, TEACHER, None, tau), ((q - p) ** 2).sum(-1) / 5)
+    torch.testing.assert_close(matches.LogitMse()(STUDENT, TEACHER, None, tau), ((STUDENT - TEACHER) ** 2).sum(-1) / 5)
+
+
+@pytest.mark.parametrize("rows", [2, 64, 50])
+@pytest.mark.parametrize("classes", [10, 1000])
+def test_a_student_that_tells_nothing_apart_is_not_pulled_by_dist(rows, classes):
+    z, teacher = torch.zeros(rows, classes, requires_grad=True), 3 * logits(2, rows, classes).float()
+    loss = matches.Dist()(z, teacher, None, 1.0)
+    torch.testing.assert_close(loss, torch.full((rows,), 2.0))
+    assert torch.autograd.grad(loss.mean(), z)[0].abs().max() == 0
+
+
 def test_jensen_shannon_is_symmetric_and_bounded_and_near_a_quarter_of_jeffreys():
     js, jeffreys = matches.JensenShannon(), matches.Jeffreys()
     far = 50.0 * one_hot(LABEL, 5).double()

@@ -164,6 +164,15 @@ def test_class_wise_is_the_formula_and_nothing_for_equal_rows():
     assert max(float(s.abs().max()) for s in slopes) < 1e-7
 
 
+def test_the_partner_of_a_row_learns_nothing_from_it():
+    method = st.ClassWise(net(), tau=3.0)
+    found = terms(method)["class"]
+    z = method.student(IMAGE)
+    expected = 9 * kl(z.detach().roll(-3, 0) / 3, z / 3)
+    for a, b in zip(*(torch.autograd.grad(loss, list(method.student.parameters())) for loss in (found, expected))):
+        torch.testing.assert_close(a, b)
+
+
 def test_a_virtual_teacher_is_right_and_knows_nothing_else():
     p = st.virtual_logits(LABEL, 3, 0.9).softmax(1)
     torch.testing.assert_close(p[1], torch.tensor([0.05, 0.9, 0.05]))

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from redistill.core.errors import UserError, unknown
 from redistill.core.slot import Slot
+from redistill.losses.precision import raised
 
 Role = Literal["teacher", "student"]
 Reduction = Literal["token_mean", "sequence_mean", "sum", "none"]
@@ -51,8 +52,7 @@ def log_probs(logits: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
 
     A tensor ``temperature`` broadcasts against the logits: one per token is [..., 1].
     """
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return (logits / temperature).log_softmax(-1)
+    return (raised(logits) / temperature).log_softmax(-1)
 
 
 def top_k_renormalised(log_q: Tensor, log_p: Tensor, k: int, of: Role) -> tuple[Tensor, Tensor]:
@@ -86,7 +86,9 @@ def _top_k(log_q: Tensor, log_p: Tensor, k: int, of: Role) -> Tensor:
 
 def _with_tail(log_prob: Tensor, chosen: Tensor) -> Tensor:
     # the sum over the rest, not log(1 - sum over the chosen): no digits are left in that once the k hold all mass
-    tail = log_prob.scatter(-1, chosen, -torch.inf).logsumexp(-1, keepdim=True)
+    rest = log_prob.scatter(-1, chosen, -torch.inf)
+    empty = (rest == -torch.inf).all(-1, keepdim=True)  # where logsumexp has no gradient
+    tail = rest.masked_fill(empty, 0).logsumexp(-1, keepdim=True).masked_fill(empty, -torch.inf)
     return torch.cat([log_prob.gather(-1, chosen), tail], -1)
 
 
@@ -233,6 +235,8 @@ class Divergence(Slot, ABC):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UserError(f"{value} must be above 0", place=name)
+        if self.top_k is not None and self.top_k != int(self.top_k):
+            raise UserError(f"{self.top_k} is no whole number", place="top_k")
 
     @property
     def temperatures(self) -> tuple[float, float]:

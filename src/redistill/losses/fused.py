@@ -161,11 +161,14 @@ class _Kernel:
         """Casts all to the dtype of the products and starts the autograd function."""
         dtype = _product_dtype(hidden, head.weight)
         head, teacher_head = (h.map(lambda x: x.to(dtype)) for h in (head, self.teacher_head))
-        kernel = replace(self, teacher=self.teacher.to(dtype), teacher_head=teacher_head)
+        # float16 cannot hold the share of one among many tokens: shares up to 1 there, the rest behind the products
+        unit = self.share.abs().max() if dtype == torch.float16 and len(hidden) else 1.0
+        share = self.share / unit
+        kernel = replace(self, teacher=self.teacher.to(dtype), teacher_head=teacher_head, share=share)
         record = torch.is_grad_enabled()
         with torch.autocast(hidden.device.type, enabled=False):
             args = hidden.to(dtype), head.weight, head.bias, kernel, rows, record
-            return cast(Tensor, _GradientInForward.apply(*args))
+            return unit * cast(Tensor, _GradientInForward.apply(*args))
 
     def chunks(self, hidden: Tensor, head: Head, rows: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """For each chunk of tokens: where it is, its values [c], and its slopes dD/d(logits * temperature) [c, V]."""
@@ -223,8 +226,9 @@ class _GradientInForward(torch.autograd.Function):
         for part, value, slope in kernel.chunks(hidden, Head(weight, bias, kernel.softcap), rows):
             values[part] = value
             _accumulate(into, part, slope, hidden[part], weight, kernel.share[part] * (factor / hot))
-        grads = [None if g is None else g.to(hidden.dtype) for g in into]
-        ctx.save_for_backward(*grads)
+        # float16 has no range for gradients before a loss scale: autograd casts them once they are scaled
+        kept = torch.float32 if hidden.dtype == torch.float16 else hidden.dtype
+        ctx.save_for_backward(*(None if g is None else g.to(kept) for g in into))
         return kernel.share @ values * factor
 
     @staticmethod

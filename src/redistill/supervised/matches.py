@@ -81,10 +81,13 @@ class Dist(Match):
         return _squared(tau) * (self.beta * inter + self.gamma * intra)
 
 
-def pearson(a: Tensor, b: Tensor, eps: float = 1e-8) -> Tensor:
-    """Correlation of a and b [..., N] along the last axis; 0 where one of them is constant."""
-    a, b = a - a.mean(-1, keepdim=True), b - b.mean(-1, keepdim=True)
-    return (a * b).sum(-1) / (a.norm(dim=-1) * b.norm(dim=-1)).clamp_min(eps)
+def pearson(a: Tensor, b: Tensor, eps: float = 1e-6) -> Tensor:
+    """Correlation of a and b [..., N] along the last axis; 0, also its gradient, where one of them is constant up to
+    ``eps`` of its length."""
+    centred = [x - x.mean(-1, keepdim=True) for x in (a, b)]
+    (s, t), (least_s, least_t) = ([x.norm(dim=-1) for x in both] for both in (centred, (eps * a, eps * b)))
+    varies = (s > least_s) & (t > least_t)
+    return torch.where(varies, (centred[0] * centred[1]).sum(-1) / torch.where(varies, s * t, 1), 0)
 
 
 class LogitMse(Match):
