@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import csv
 import io
+import math
+from operator import attrgetter
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
+from torch import nn
 
 from redistill.core import Plan, UserError, fit
 from redistill.core.followers import same_weights
 from redistill.core.method import bare_progress
 from redistill.methods.analysis.survey import as_csv, as_markdown, compare, ranked, recovery, train
 from redistill.models.nets import mlp, staged_convnet
-from redistill.supervised.baselines import BASELINES, LABELS, Pair
+from redistill.supervised.baselines import BASELINES, LABELS, Pair, carried
 from redistill.supervised.classifier import Classification
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -66,7 +69,7 @@ def test_without_strength_a_baseline_is_labels_alone(name):
 def test_a_student_that_equals_its_teacher_has_nothing_to_learn_but_labels(name):
     teacher = cnn(5, 6, seed=9).eval()
     same = Pair(teacher, lambda k: cnn(5, 6, seed=9), (1, 8, 8), 3, STAGES, STAGES, "pool", "pool")
-    method, now = BASELINES[name].make(same, DATA, PLAN, 1.0).eval(), bare_progress()
+    method, now = BASELINES[name].make(same, DATA, PLAN).eval(), bare_progress()
     batch = method.prepare({**DATA, "index": torch.arange(24)}, now)
     taught = [v for k, v in method.loss("student", batch, now).terms.items() if k != "hard"]
     assert len(taught) == 1 and float(taught[0].detach().abs()) < 1e-6
@@ -106,6 +109,86 @@ def test_ranking_is_by_mean_with_students_interval_of_paired_gains():
     low, high = stats.t.interval(0.9, 2, gains.mean(), stats.sem(gains))
     assert (places[0].low, places[0].high) == pytest.approx((low, high))
     assert (places[1].gain, places[1].low, places[1].high) == (0, 0, 0)
+
+
+def test_all_students_that_are_judged_start_alike():
+    seen = []
+
+    def make(k):
+        seen.append(cnn(3, 4, seed=k))
+        return seen[-1]
+
+    for baseline in BASELINES.values():
+        given = Pair(cnn(5, 6, seed=9).eval(), make, (1, 8, 8), 3, STAGES, STAGES, "pool", "pool")
+        assert same_weights(baseline.make(given, DATA, PLAN).student, cnn(3, 4, seed=0))
+
+
+PUBLISHED = {  # attributes of the method that each baseline fits
+    "smoothing": {"rectifier.smoothing": 0.1},
+    "tf_kd": {"hard_weight": 0.5, "soft_weight": 0.5, "correct": 0.99, "temperature.tau": 20},
+    "kd": {"hard_weight": 0.1, "soft_weight": 0.9, "temperature.tau": 4},
+    "dkd": {"hard_weight": 1, "soft_weight": 1, "match.alpha": 1, "match.beta": 8, "temperature.tau": 4},
+    "dist": {"hard_weight": 1, "soft_weight": 1, "match.beta": 1, "match.gamma": 1, "temperature.tau": 1},
+    "fitnets": {"hard_weight": 1, "soft_weight": 0, "feature.weight": 100},
+    "attention": {"hard_weight": 1, "soft_weight": 0, "feature.weight": 1000, "feature.power": 2},
+    "rkd": {"hard_weight": 1, "soft_weight": 0, "feature.distance": 25, "feature.angle": 50},
+    "crd": {"hard_weight": 1, "soft_weight": 0, "contrast_weight": 0.8, "tau": 0.07, "momentum": 0.5},
+    "dml": {"weight": 1},
+    "born_again": {"hard_weight": 1, "soft_weight": 1, "temperature.tau": 1},
+    "byot": {"a": 0.1, "tau": 3, "beta": 1.3e-4},
+    "cs_kd": {"weight": 1, "tau": 4},
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_weights_are_the_published_ones(name):
+    method = BASELINES[name].make(pair(), DATA, PLAN)
+    assert {path: attrgetter(path)(method) for path in PUBLISHED[name]} == pytest.approx(PUBLISHED[name])
+
+
+def test_a_share_leaves_the_labels_the_rest():
+    twice = BASELINES["kd"].make(pair(), DATA, PLAN, 0.5)
+    assert (twice.hard_weight, twice.soft_weight) == pytest.approx((0.55, 0.45))
+    for name, strength in (("kd", 1.2), ("tf_kd", 3), ("byot", 12), ("smoothing", 11), ("dkd", -1), ("rkd", math.nan),
+                           ("cs_kd", math.inf)):  # fmt: skip
+        with pytest.raises(UserError, match="give a finite number from 0 up"):
+            train(name, pair(), DATA, PLAN, strength)
+
+
+@pytest.mark.parametrize(
+    ("rows", "changes", "part"),
+    [(9, {}, "1 of 9 rows are left for the last batch, too few to be related; set drop_last: true"),
+     (16, {"accumulate": 4}, "8 rows in 4 micro-batches; give each 3 or more")],
+)  # fmt: skip
+def test_batches_too_small_to_relate_are_refused_before_any_training(rows, changes, part):
+    few, kept = {name: column[:rows] for name, column in DATA.items()}, []
+    with pytest.raises(UserError, match=part):
+        compare(pair(), few, PLAN.model_copy(update=changes), measure, ["rkd"], keep=kept.append)
+    assert not kept
+    compare(pair(), few, PLAN.model_copy(update={"drop_last": True}), measure, ["rkd"], keep=kept.append)
+    assert [len(rows) for rows in kept] == [1, 2]
+
+
+class Tokens(nn.Module):
+    """Patches of ``size`` pixels a side as tokens."""
+
+    def __init__(self, size, width):
+        super().__init__()
+        self.patches, self.head = nn.Conv2d(1, width, size, size), nn.Linear(width, 3)
+        self.block, self.pool = nn.Identity(), nn.Identity()
+
+    def forward(self, image):
+        return self.head(self.pool(self.block(self.patches(image).flatten(2).transpose(1, 2)).mean(1)))
+
+
+@pytest.mark.parametrize(("size", "carries"), [(4, True), (2, False), (8, False)])
+def test_tokens_are_matched_where_both_have_equally_many(size, carries):
+    given = Pair(Tokens(4, 6).eval(), lambda k: Tokens(size, 5), (1, 8, 8), 3, ("block",), ("block",), "pool", "pool")
+    left_out = set(BASELINES) - set(carried(given))
+    assert left_out == (set() if carries else {"attention", "fitnets"})
+    for name in left_out:
+        with pytest.raises(UserError, match="4 of the teacher; name other layers"):
+            train(name, given, DATA, PLAN)
 
 
 def test_a_perceptron_learns_from_the_same_teacher():

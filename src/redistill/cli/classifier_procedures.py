@@ -63,21 +63,24 @@ def survey(
     seed: int = 0,
 ) -> str:
     """The classic baselines on two networks, judged on a share ``validation`` of the rows; ``baselines``: some of them,
-    perhaps with factors of their weights. Writes the table as CSV and Markdown."""
+    perhaps with factors of their weights. Writes the table as CSV and Markdown, anew after each baseline."""
     from redistill.methods.analysis.survey import as_csv, as_markdown, compare
     from redistill.supervised.baselines import Pair, carried
 
     used, held = _halves(rows, validation, seed)
     accuracy = _accuracy_on(held, plan.batch_size)
-    if accuracy(teacher)["accuracy"] <= 1.5 / classes:
+    if accuracy(teacher)["accuracy"] <= 1 / classes + 0.1 * (1 - 1 / classes):
         said = f"{100 * accuracy(teacher)['accuracy']:.0f} % of {classes} classes on held-out rows"
         raise UserError(f"the teacher is hardly better than chance ({said}); train it first", place="models.teacher")
     pair = Pair(teacher, lambda k: _fresh(student, seed + k), input_shape, classes, stages, teacher_stages or stages,
                 embedding, teacher_embedding or embedding)  # fmt: skip
-    found = compare(pair, used, plan, accuracy, carried(pair) if baselines is None else baselines)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "survey.csv").write_text(as_csv(found))
-    (folder / "survey.md").write_text(as_markdown(found))
+
+    def keep(found: Any) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "survey.csv").write_text(as_csv(found))
+        (folder / "survey.md").write_text(as_markdown(found))
+
+    found = compare(pair, used, plan, accuracy, carried(pair) if baselines is None else baselines, keep=keep)
     return f"{folder / 'survey.md'}: {found[0].name} is the most accurate, {100 * found[0].scores['accuracy']:.1f} %"
 
 

@@ -6,13 +6,14 @@ found by ``strength``. DKD is without its warm-up.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from redistill.core import Method, Plan, fit
+from redistill.core import Method, Plan, UserError, fit
 from redistill.core.source import table
 from redistill.supervised import hints, matches
 from redistill.supervised.classifier import Classification, Distillation
@@ -54,15 +55,28 @@ Make = Callable[[Pair, Any, Plan, float], Method]
 
 @dataclass(frozen=True)
 class Baseline:
-    """``make(pair, data, plan, strength)`` gives the method to fit (and may train its own teacher first).
+    """:meth:`make` gives the method to fit (and may train its own teacher first).
 
     ``kind``: of what is taught (response, feature, relation), or who teaches if no stronger network does (peer, self,
-    rule). ``strength``: by which the published weight of what is taught is multiplied; labels alone have none.
+    rule). ``strength``: by which the published weight of what is taught is multiplied; labels alone have none. Where
+    that weight is a share of the whole, ``share`` is it: a strength leaves the labels 0 or more.
     """
 
     title: str
     kind: str
-    make: Make
+    how: Make
+    share: float = 0.0
+
+    def check(self, strength: float) -> None:
+        """Raise :class:`UserError` for a strength that no weight can be multiplied by."""
+        if not (0 <= strength < math.inf and self.share * strength <= 1):
+            most = f" and at most {1 / self.share:.3g}" if self.share else ""
+            raise UserError(f"{strength} for {self.title!r}; give a finite number from 0 up{most}", place="strength")
+
+    def make(self, pair: Pair, data: Any, plan: Plan, strength: float = 1.0) -> Method:
+        """The method to fit."""
+        self.check(strength)
+        return self.how(pair, data, plan, strength)
 
 
 def _response(match: matches.Match, tau: float, hard: float, soft: float) -> Make:
@@ -103,8 +117,8 @@ def _crd(pair: Pair, data: Any, plan: Plan, strength: float) -> Method:
 
 
 def _born_again(pair: Pair, data: Any, plan: Plan, strength: float) -> Method:
-    first = fit(Classification(pair.student(0)), data, plan).student
-    return next_generation(pair.student(1), first, strength)
+    first = fit(Classification(pair.student(1)), data, plan).student
+    return next_generation(pair.student(0), first, strength)  # judged from the same start as all others
 
 
 def _byot(pair: Pair, data: Any, plan: Plan, strength: float) -> Method:
@@ -125,9 +139,9 @@ def _smoothing(pair: Pair, data: Any, plan: Plan, strength: float) -> Method:
 
 BASELINES: dict[str, Baseline] = {
     LABELS: Baseline("labels alone", "rule", lambda pair, *_: Classification(pair.student(0))),
-    "smoothing": Baseline("label smoothing 0.1", "rule", _smoothing),
-    "tf_kd": Baseline("TF-KD, virtual teacher", "rule", _virtual),
-    "kd": Baseline("Hinton KD, 0.1 and 0.9, T = 4", "response", _hinton),
+    "smoothing": Baseline("label smoothing 0.1", "rule", _smoothing, share=0.1),
+    "tf_kd": Baseline("TF-KD, virtual teacher", "rule", _virtual, share=0.5),
+    "kd": Baseline("Hinton KD, 0.1 and 0.9, T = 4", "response", _hinton, share=0.9),
     "dkd": Baseline("DKD, 1 and 8, T = 4", "response", _response(matches.Dkd(1.0, 8.0), 4.0, 1.0, 1.0)),
     "dist": Baseline("DIST, 1 and 1, T = 1", "response", _response(matches.Dist(1.0, 1.0), 1.0, 1.0, 1.0)),
     "fitnets": Baseline("FitNets hint, 100", "feature", _feature(lambda s: hints.Hint(100 * s), "middle")),
@@ -137,14 +151,24 @@ BASELINES: dict[str, Baseline] = {
     "dml": Baseline("mutual learning of two", "peer",
                     lambda pair, d, p, s: MutualLearning(pair.student(0), pair.student(1), weight=s)),
     "born_again": Baseline("born again, one generation", "self", _born_again),
-    "byot": Baseline("be your own teacher", "self", _byot),
+    "byot": Baseline("be your own teacher", "self", _byot, share=0.1),
     "cs_kd": Baseline("CS-KD", "self", lambda pair, d, p, s: ClassWise(pair.student(0), weight=s)),
 }  # fmt: skip
 
 
 def carried(pair: Pair) -> list[str]:
-    """The baselines that ``pair`` can carry: attention transfer needs maps or tokens at every stage of both."""
-    ends = ((pair.student(0), pair.stages), (pair.teacher, pair.teacher_stages))
-    kinds = [[len(shape) for shape in feature_shapes(network, names, pair.input_shape)] for network, names in ends]
-    mapped = kinds[0] == kinds[1] and 1 not in kinds[0]
-    return [name for name in BASELINES if mapped or name != "attention"]
+    """The baselines that ``pair`` can carry: attention transfer needs maps or equally many tokens at every stage of
+    both, a hint between tokens equally many."""
+    matched: dict[str, tuple[hints.FeatureMatch, str]] = {
+        "fitnets": (hints.Hint(), "middle"), "attention": (hints.Attention(), "all")
+    }  # fmt: skip
+    return [name for name in BASELINES if name not in matched or _bridged(pair, *matched[name])]
+
+
+def _bridged(pair: Pair, feature: hints.FeatureMatch, where: str) -> bool:
+    ends = zip((pair.student(0), pair.teacher), _layers(pair, where))
+    shapes = [feature_shapes(network, names, pair.input_shape) for network, names in ends]
+    try:
+        return all(feature.adapter(*both) is not None for both in zip(*shapes))
+    except UserError:
+        return False

@@ -26,7 +26,10 @@ from torch import nn
 
 from redistill.core import Plan, UserError, fit
 from redistill.core.errors import unknown
-from redistill.supervised.baselines import BASELINES, LABELS, Pair
+from redistill.core.source import table
+from redistill.supervised.baselines import BASELINES, LABELS, Baseline, Pair
+
+FEWEST = 3  # rows that a micro-batch must have: relations make triples of them, batch norm needs two
 
 
 @dataclass(frozen=True)
@@ -48,10 +51,8 @@ def train(name: str, pair: Pair, data: Any, plan: Plan, strength: float = 1.0) -
     ``data``: what :func:`fit` takes, with ``label``. ``strength``: times the published weight. Raises
     :class:`UserError` with the nearest name.
     """
-    if name not in BASELINES:
-        raise unknown("baseline", name, BASELINES, place="names")
     begin = time.process_time()
-    method = BASELINES[name].make(pair, data, plan, strength)
+    method = _called(name).make(pair, data, plan, strength)
     student = fit(method, data, plan).student.eval()
     trained = {network for networks in method.trains.values() for network in networks} - {"student"}
     beside = sum(p.numel() for network in trained for p in method.get_submodule(network).parameters())
@@ -60,25 +61,53 @@ def train(name: str, pair: Pair, data: Any, plan: Plan, strength: float = 1.0) -
 
 def compare(
     pair: Pair, data: Any, plan: Plan, measure: Callable[[nn.Module], Mapping[str, float]],
-    strengths: Mapping[str, float] | Iterable[str] = tuple(BASELINES),
+    strengths: Mapping[str, float] | Iterable[str] = tuple(BASELINES), *,
+    keep: Callable[[Sequence[Row]], None] = lambda rows: None,
 ) -> list[Row]:  # fmt: skip
     """One row a baseline, most accurate first; labels alone are always among them.
 
     ``measure``: the scores of a network, among them ``accuracy``. ``strengths``: names of baselines, perhaps with what
-    their weights are multiplied by. A baseline that the pair cannot carry raises its :class:`UserError` (attention
-    transfer between vectors, say): leave it out.
+    their weights are multiplied by. ``keep``: gets the rows so far after each baseline.
+
+    Raises :class:`UserError` before any training for names, strengths and batches that cannot work, and for a baseline
+    that the pair cannot carry (attention transfer between vectors, say): leave it out.
     """
     wanted = dict(strengths) if isinstance(strengths, Mapping) else dict.fromkeys(strengths, 1.0)
+    _check(pair, data, plan, wanted)
     teacher = measure(pair.teacher.eval())["accuracy"]
-    done = {name: train(name, pair, data, plan, strength) for name, strength in {LABELS: 1.0, **wanted}.items()}
-    scores = {name: measure(student) for name, (student, _, _) in done.items()}
-    alone = scores[LABELS]["accuracy"]
-    rows = [
-        Row(name, BASELINES[name].kind, scores[name], scores[name]["accuracy"] - alone,
-            recovery(scores[name]["accuracy"], alone, teacher), seconds, beside)
-        for name, (_, seconds, beside) in done.items()
-    ]  # fmt: skip
-    return sorted(rows, key=lambda row: -row.scores["accuracy"])
+    rows: list[Row] = []
+    alone = float("nan")
+    for name, strength in {LABELS: 1.0, **wanted}.items():
+        student, seconds, beside = train(name, pair, data, plan, strength)
+        scores = measure(student)
+        alone = scores["accuracy"] if name == LABELS else alone
+        gains = scores["accuracy"] - alone, recovery(scores["accuracy"], alone, teacher)
+        rows = sorted([*rows, Row(name, BASELINES[name].kind, scores, *gains, seconds, beside)],
+                      key=lambda row: -row.scores["accuracy"])  # fmt: skip
+        keep(rows)
+    return rows
+
+
+def _called(name: str) -> Baseline:
+    if name not in BASELINES:
+        raise unknown("baseline", name, BASELINES, place="names")
+    return BASELINES[name]
+
+
+def _check(pair: Pair, data: Any, plan: Plan, wanted: Mapping[str, float]) -> None:
+    """Refuse what would only fail hours later."""
+    for name, strength in wanted.items():
+        _called(name).check(strength)
+        if BASELINES[name].kind in ("feature", "relation"):
+            BASELINES[name].make(pair, data, plan, strength)  # says which layers it cannot use
+    count = len(table(data))
+    size, rest = min(plan.batch_size, count), 0 if plan.drop_last else count % min(plan.batch_size, count)
+    if size // plan.accumulate < FEWEST:
+        said = f"{size} rows in {plan.accumulate} micro-batches; give each {FEWEST} or more, to be related"
+        raise UserError(said, place="plan.accumulate")
+    if rest and rest // plan.accumulate < FEWEST:
+        said = f"{rest} of {count} rows are left for the last batch, too few to be related; set drop_last: true"
+        raise UserError(said, place="plan.drop_last")
 
 
 def recovery(accuracy: float, alone: float, teacher: float) -> float:
