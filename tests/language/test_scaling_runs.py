@@ -98,6 +98,18 @@ def test_a_run_without_a_teacher_keeps_the_other_options():
     assert rows[0]["loss"] != rows[1]["loss"]
 
 
+def test_a_last_smaller_batch_is_trained_on_as_it_counts():
+    rows = [sr.run(markov.student(6, 8, 0), None, TEXT[:31], HELD, PLAN.model_copy(update={"drop_last": d}))
+            for d in (False, True)]  # fmt: skip
+    assert rows[0]["loss"] == rows[1]["loss"] and rows[0]["D"] == 31 * 8
+
+
+@pytest.mark.parametrize("share", [-1.0, 2.0, math.nan])
+def test_a_share_is_between_0_and_1(share):
+    with pytest.raises(UserError, match="is not between 0 and 1"):
+        sr.TokenDistillation(Table(0), Table(1), share=share)
+
+
 def test_a_grid_is_sizes_times_tokens_from_the_start_of_the_text():
     found = sr.grid(lambda w: markov.student(6, w, 0), [8, 16], [128, 512], TEXT, HELD, lambda w: PLAN)
     assert found["D"] == [128, 512, 128, 512] and found["N"][0] == found["N"][1] < found["N"][2]

@@ -45,6 +45,7 @@ def test_a_known_floor_is_kept_and_the_ranges_are_those_of_the_runs(fitted):
     assert pytest.approx(1.22, rel=1e-6) == sl.fit_supervised(runs, floor=1.22).E
     taught = ~np.isnan(runs["teacher_loss"])
     assert fitted.ranges["N_S"] == (runs["N"][taught].min(), runs["N"][taught].max())
+    assert fitted.ranges["N_T"] == (runs["N"][~taught].min(), runs["N"][~taught].max()) != fitted.ranges["N_S"]
     assert fitted.ranges["D_T"] == (runs["D"][~taught].min(), runs["D"][~taught].max())
     assert fitted.outside(L_T=1.0) and not fitted.outside(L_T=2.5)
 
@@ -54,6 +55,11 @@ def test_resamples_scatter_around_the_fit(fitted):
     inside = [laws.predict(1e9, 3e10, 2.3) for laws in again]
     assert min(inside) < max(inside)
     assert np.abs(np.array(inside) / PUBLISHED.predict(1e9, 3e10, 2.3) - 1).max() < 0.02
+
+
+def test_a_resample_may_miss_a_teacher():
+    runs = {k: np.concatenate([v[:40], v[80:92]]) for k, v in table(teachers=3).items()}
+    assert len(sl.bootstrap(runs, sl.fit_laws(runs), times=12)) == 12
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -111,6 +117,9 @@ def first(runs: dict[str, np.ndarray], rows: slice) -> dict[str, np.ndarray]:
         (lambda: sl.fit_laws(first(table(), slice(0, 89))), "9 runs with a teacher; a fit needs 10 or more"),
         (lambda: sl.fit_laws(table() | {"loss": -table()["loss"]}), "finite and above 0 in the runs without"),
         (lambda: sl.fit_laws(table() | {"D": np.full(200, np.inf)}), "finite and above 0"),
+        (lambda: sl.fit_laws(table() | {"N": np.full(200, 1e9)}), "1 different N in the runs without a teacher"),
+        (lambda: sl.fit_laws(table() | {"D": np.full(200, 1e9)}), "1 different D in the runs without a teacher"),
+        (lambda: sl.fit_laws(table(teachers=2)), "2 different teacher_loss in the runs with a teacher; .* 3 or more"),
         (lambda: sl.plan(1e21, 1e9, case="infrence"), "did you mean 'inference'"),
         (lambda: sl.plan(0.0, 1e9, case="free"), "budget: 0.0 is not a finite number above 0"),
         (lambda: sl.plan(1e21, float("nan"), case="free"), "student: nan"),

@@ -49,7 +49,10 @@ def scaling_laws(
     lines = [",".join("" if math.isnan(v) else f"{v:.10g}" for v in row) for row in runs]
     file.write_text("\n".join([",".join(COLUMNS), *lines]) + "\n")
     told = ", ".join(f"{loss:.3f}" for _, _, loss, _ in runs)
-    return f"{file}: losses {told}; with more sizes: redistill plan --budget 1e21 --student 300M --runs {file}"
+    return (
+        f"{file}: losses {told}; with more sizes and three teachers or more: "
+        f"redistill plan --budget 1e21 --student 300M --runs {file}"
+    )
 
 
 def _ids(rows: Any) -> Any:

@@ -46,6 +46,8 @@ class TokenDistillation(Method):
         z_loss: float = 0.0,
     ) -> None:
         super().__init__()
+        if not 0 <= share <= 1:
+            raise UserError(f"{share} is not between 0 and 1", place="share")
         if share and teacher is None:
             raise UserError("a share of the loss is the teacher's, but there is none; set it to 0", place="share")
         self.student, self.teacher = student, teacher
@@ -104,14 +106,14 @@ def run(
 ) -> dict[str, float]:
     """One row of the table: train ``student`` in place on the rows ``text`` [B, T], each seen once, and measure it.
 
-    ``plan`` gives the optimiser; its steps follow from the rows. ``options`` are those of :class:`TokenDistillation`;
-    without a teacher ``share`` is 0.
+    ``plan`` gives the optimiser; its steps follow from the rows, a last smaller batch included. ``options`` are those
+    of :class:`TokenDistillation`; without a teacher ``share`` is 0.
     Returns N, D, loss and teacher_loss (nan without a teacher), as ``fit_laws`` and ``redistill plan`` read them.
     """
     if len(text) < plan.batch_size:
         raise UserError(f"{len(text)} rows of text do not fill one batch of {plan.batch_size}", place="text")
     method = TokenDistillation(student, teacher, **(options if teacher is not None else {**options, "share": 0.0}))
-    once = plan.model_copy(update={"epochs": 1, "steps": None})
+    once = plan.model_copy(update={"epochs": 1, "steps": None, "drop_last": False})
     fit(method, {"ids": text}, once)
     return {
         "N": parameters_without_embeddings(student), "D": text.numel(), "loss": cross_entropy(student, validation),

@@ -29,6 +29,7 @@ Array = np.ndarray
 Runs = Mapping[str, Any]  # columns N, D, loss and teacher_loss (nan: trained on the labels)
 TERM, EXPONENT, OUTER = (1e-3, 30.0), (0.02, 4.0), (0.1, 2.0)  # bounds; a term is taken at the middle of the runs
 LEAST = {False: 7, True: 10}  # runs without and with a teacher: one more than the law has coefficients
+DIFFERENT = {"N": 2, "D": 2, "teacher_loss": 3}  # values: on fewer a law is free to say anything of the next one
 
 
 def fit_supervised(
@@ -38,7 +39,7 @@ def fit_supervised(
 
     ``floor``: E, where the entropy of the text is known. ``start``: polish this law instead of searching (bootstraps).
     """
-    N, D, loss, _ = _columns(runs, taught=False)
+    N, D, loss, _ = _columns(runs, taught=False, known=start is not None)
     middle = _middle(N, D)
     ends = (1e-3 * loss.min(), loss.min()) if floor is None else (floor, floor * (1 + 1e-9))
     found = least_huber(
@@ -52,7 +53,7 @@ def fit_distillation(
     runs: Runs, supervised: SupervisedLaw, *, delta: float = 1e-3, start: DistillationLaw | None = None
 ) -> DistillationLaw:
     """The distillation law of the runs with a teacher, once the ``supervised`` law is known."""
-    N, D, loss, L_T = _columns(runs, taught=True)
+    N, D, loss, L_T = _columns(runs, taught=True, known=start is not None)
     middle, alone = _middle(N, D), supervised(N, D)
     shape = [(1e-3, 6.0), (0.1, 2000.0), (0.02, 2.0), (0.5, 2.0)]  # c0, c1, f1, d1
     found = least_huber(
@@ -79,8 +80,9 @@ def bootstrap(runs: Runs, laws: Laws, *, times: int = 50, seed: int = 0, floor: 
     return [fit_laws({k: np.asarray(v)[r] for k, v in runs.items()}, floor=floor, start=laws) for r in rows]
 
 
-def _columns(runs: Runs, *, taught: bool) -> tuple[Array, ...]:
-    """N, D, loss and teacher_loss of the runs with or without a teacher."""
+def _columns(runs: Runs, *, taught: bool, known: bool = True) -> tuple[Array, ...]:
+    """N, D, loss and teacher_loss of the runs with or without a teacher. Unless a law is ``known`` already they must
+    differ enough to identify one."""
     N, D, loss, L_T = (np.asarray(runs[k], dtype=np.float64) for k in ("N", "D", "loss", "teacher_loss"))
     kept, kind = np.isnan(L_T) != taught, f"runs with{'' if taught else 'out'} a teacher"
     if kept.sum() < LEAST[taught]:
@@ -88,6 +90,11 @@ def _columns(runs: Runs, *, taught: bool) -> tuple[Array, ...]:
     chosen = tuple(c[kept] for c in (N, D, loss, L_T))
     if not all((c > 0).all() and np.isfinite(c).all() for c in chosen[: 4 if taught else 3]):
         raise UserError(f"N, D and every loss must be finite and above 0 in the {kind}", place="runs")
+    for name, column in zip(DIFFERENT, chosen[:2] + chosen[3:] if taught else chosen[:2]):
+        found = len(np.unique(np.log(column).round(3)))
+        if found < DIFFERENT[name] and not known:
+            said = f"{found} different {name} in the {kind}; a fit needs {DIFFERENT[name]} or more"
+            raise UserError(said, place="runs")
     return chosen
 
 
