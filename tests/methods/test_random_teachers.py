@@ -103,6 +103,20 @@ def test_a_teacher_may_follow_every_step_or_epoch():
     assert not same_weights(moving.teacher.net, net(1)) and not same_weights(moving.teacher.net, moving.student)
 
 
+@pytest.mark.parametrize("budget", [{"epochs": 3}, {"steps": 10, "epochs": None}])
+def test_the_teacher_is_replaced_after_the_last_batch_of_an_epoch(budget):
+    replaced = []
+
+    class _Noted(EveryEpoch):
+        def __call__(self, now):
+            kept = super().__call__(now)
+            replaced.extend([now.step] * (kept == 0))
+            return kept
+
+    fit(RandomTeachers(net(2), net(1), following=_Noted()), DATA, plan(**budget))
+    assert replaced == [2, 5, 8]  # 24 rows, 8 a batch
+
+
 @pytest.mark.parametrize("following", [None, EveryStep(0.5), EveryEpoch()])
 def test_resumed_run_equals_the_uninterrupted_one(following, tmp_path):
     whole, begun, resumed = (RandomTeachers(net(2), net(1), following=following) for _ in range(3))

@@ -192,6 +192,7 @@ class Engine:
         rows, batch = next(stream)
         self.now.epoch = self.drawn // self.batches.per_epoch
         self.drawn += 1
+        self.now.ends_epoch = self.drawn % self.batches.per_epoch == 0
         moved = {k: v.to(self.world.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
         self.method.check(moved)
         prepared = []

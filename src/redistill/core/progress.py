@@ -25,7 +25,7 @@ class Rows:
 
 @dataclass
 class Progress:
-    """``now``: step, epoch, turn and the random numbers of this turn.
+    """``now``: step, epoch, turn and the random numbers of this turn. ``ends_epoch``: its batch is the epoch's last.
 
     The numbers are a function of (seed, step, position of the turn, row of the global batch): a resumed run, a batch
     cut into micro-batches and a batch spread over ranks all see the same ones. State to save: none.
@@ -36,6 +36,7 @@ class Progress:
     steps: int = 1
     epoch: int = 0
     epochs: int = 1
+    ends_epoch: bool = False
     turn: str = ""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     rows: Rows | None = None
