@@ -11,6 +11,7 @@ from sklearn.kernel_ridge import KernelRidge
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from redistill.core import Plan, UserError, fit
+from redistill.core.followers import same_weights
 from redistill.core.method import bare_progress
 from redistill.methods.analysis import guided_targets as gt
 from redistill.models.nets import mlp
@@ -161,11 +162,18 @@ def test_is_a_scikit_learn_regressor(estimator, check):
         (lambda: toy(alpha=[0.1, 0.2], rounds=math.inf), "2 weights for inf rounds"),
         (lambda: toy().iterate("optimal", 3), "X_val and y_val"),
         (lambda: toy().iterate("optimal", math.inf, X_VAL, Y_VAL), "number of rounds"),
+        (lambda: toy().iterate("optimal", 0, X_VAL, Y_VAL), "rounds=0"),
+        (lambda: toy().iterate("optmal", 3, X_VAL, Y_VAL), "alpha='optmal'"),
+        (lambda: toy().iterate("optimal", 3, X_VAL, Y_VAL[:, None]), "give both as"),
         (lambda: gt.GuidedRidge(lam=0.0).fit(X, Y), "lam=0.0"),
         (lambda: gt.GuidedRidge(kernel=lambda a, b: -float((a * b).sum()) - 1).fit(X, Y), "negative eigenvalue"),
-        (lambda: toy(landmarks=-1), "landmarks=-1"),
+        (lambda: toy(landmarks=0), "landmarks=0"),
+        (lambda: fit(gt.GuidedTargets(make(0), mlp(5, 4)), DATA, PLAN), "3 classes in the student, 4 in the teacher"),
         (lambda: gt.GuidedTargets(mlp(2, 2), alpha=-0.1), "alpha=-0.1"),
-        (lambda: gt.guided_rounds(lambda k: mlp(2, 2), {}, Plan(steps=1)), "held-out"),
+        (lambda: gt.guided_rounds(make, {}, Plan(steps=1)), "held-out"),
+        (lambda: gt.guided_rounds(make, {}, Plan(steps=1), rounds=0, alpha=0.5), "rounds=0"),
+        (lambda: gt.guided_rounds(make, {}, Plan(steps=1), alpha="optmal"), "alpha='optmal'"),
+        (lambda: gt.guided_rounds(make, {}, Plan(steps=1), alpha=1.5), "alpha=1.5"),
     ],
 )
 def test_wrong_input_is_refused(call, part):
@@ -229,8 +237,10 @@ def test_rounds_with_one_weight_are_fits_one_after_the_other():
 def test_the_best_weight_costs_one_more_training_a_round():
     rounds = gt.guided_rounds(make, DATA, PLAN, held_out=HELD_OUT, rounds=3, penalty=0.0)
     assert [r.trainings for r in rounds] == [1, 3, 5] and all(0 <= r.alpha <= 1 for r in rounds)
-    alone = fit(gt.GuidedTargets(make(1), rounds[0].student, alpha=0.0, penalty=0.0), DATA, PLAN).student
+    alone = fit(gt.GuidedTargets(make(4), rounds[0].student, alpha=0.0, penalty=0.0), DATA, PLAN).student
     (p_a, label), (p_b, _) = predict(rounds[0].student, HELD_OUT), predict(alone, HELD_OUT)
     hard, grid = torch.eye(3, dtype=torch.float64)[label], torch.linspace(0, 1, 4001, dtype=torch.float64)
     errors = [(x * p_a + (1 - x) * p_b - hard).square().sum() for x in grid]
     assert rounds[1].alpha == pytest.approx(float(grid[int(np.argmin(errors))]), abs=1e-3)
+    paired = fit(gt.GuidedTargets(make(1), rounds[0].student, alpha=rounds[1].alpha, penalty=0.0), DATA, PLAN).student
+    assert same_weights(rounds[1].student, paired)

@@ -211,6 +211,7 @@ def test_a_data_set_of_items_gives_the_same_as_columns():
         (lambda: Setting(share=0.0), "share"),
         (lambda: bench().table([Setting(teacher="othr")]), "did you mean 'other'"),
         (lambda: bench().table([Setting(student="wid")]), "did you mean 'wide'"),
+        (lambda: bench(teachers={"teacher": mlp(6, 5)}).table([Setting(soft_weight=0.0)]), "5 in the teacher"),
     ],
 )
 def test_wrong_words_and_numbers_are_refused(make, part):

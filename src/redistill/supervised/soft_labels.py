@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from redistill.core import UserError
 from redistill.supervised.targets import one_hot
 
 Part = Callable[[Tensor, Tensor, torch.Generator], Tensor]
@@ -45,6 +46,13 @@ def smoothed(q: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
     """The mean confidence of all rows and an even rest: label smoothing as strong as the teacher is unsure."""
     mean = q.gather(1, y[:, None]).mean().expand(len(q), 1)
     return _rest_even(mean, y, q)
+
+
+def check_classes(student: Tensor, teacher: Tensor) -> None:
+    """Refuse answers [B, C] of a student and a teacher that know unequal numbers of classes."""
+    if student.shape != teacher.shape:
+        said = f"{student.shape[-1]} classes in the student, {teacher.shape[-1]} in the teacher"
+        raise UserError(said, place="models")
 
 
 PARTS: dict[str, Part] = {f.__name__: f for f in (whole, confidence, shuffled, average, smoothed)}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -38,8 +39,11 @@ def kernel_spectrum(X: Array, kernel: Kernel) -> KernelSpectrum:
     return KernelSpectrum(V, np.maximum(d, 0.0), X, V)
 
 
-def nystroem_spectrum(X: Array, kernel: Kernel, landmarks: int, seed: int = 0) -> KernelSpectrum:
-    """The same for the kernel seen through some ``landmarks`` of the rows: n times landmarks numbers instead of n^2."""
+def nystroem_spectrum(X: Array, kernel: Kernel, landmarks: int | None, seed: int = 0) -> KernelSpectrum:
+    """The same for the kernel seen through some ``landmarks`` of the rows (None: all of them, exactly): n times
+    landmarks numbers instead of n^2."""
+    if landmarks is None:
+        return kernel_spectrum(X, kernel)
     if landmarks < 1:
         raise UserError(f"landmarks={landmarks}; give a number of rows, or None for all", place="kernel")
     some = X[np.random.default_rng(seed).permutation(len(X))[:landmarks]]
@@ -83,16 +87,21 @@ def mixture(d: Array, lam: float, alpha: float | Sequence[float], rounds: float)
     """
     if not (rounds == math.inf or (rounds == int(rounds) and rounds >= 1)):
         raise UserError(f"rounds={rounds}; give a whole number from 1, or math.inf", place="rounds")
-    if isinstance(alpha, Sequence | np.ndarray):
+    if isinstance(alpha, Sequence | np.ndarray) and not isinstance(alpha, str):
         if len(alpha) < rounds:
             raise UserError(f"{len(alpha)} weights for {rounds} rounds; give one a round", place="alpha")
         *before, last = alpha[: int(rounds)]
         return last + (1 - last) * rounds_filter(shrinkage(d, lam), before)
-    if not 0 <= alpha <= 1:
-        raise UserError(f"alpha={alpha}; give a number from 0 to 1", place="alpha")
+    check_share(alpha)
     if rounds == math.inf:
         return alpha + (1 - alpha) * limit_filter(d, lam, alpha)
     return alpha + (1 - alpha) * constant_filter(shrinkage(d, lam), alpha, int(rounds) - 1)
+
+
+def check_share(alpha: Any) -> None:
+    """Refuse a weight of the true targets that is no number from 0 to 1."""
+    if isinstance(alpha, str) or not 0 <= alpha <= 1:
+        raise UserError(f"alpha={alpha!r}; give a number from 0 to 1", place="alpha")
 
 
 def best_share(target: Array, labels: Array, teacher: Array) -> float:

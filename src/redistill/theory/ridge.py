@@ -45,6 +45,13 @@ def spectrum(X: Array) -> Spectrum:
     return Spectrum(U[:, :rank], s[:rank], Vt[:rank].T)
 
 
+def check_targets(y_val: Array, y: Array) -> None:
+    """Refuse validation targets of another width than ``y``, which would be broadcast against each other."""
+    if y_val.shape[1:] != y.shape[1:]:
+        said = f"shape[1:] is {y_val.shape[1:]}, that of the training targets {y.shape[1:]}"
+        raise UserError(f"{said}; give both as [n], or both as [n, m]", place="y_val")
+
+
 def shrinkage(s: Array, lam: float) -> Array:
     """Ridge's filter a_j = s_j^2 / (s_j^2 + lambda)."""
     return s**2 / (s**2 + lam)

@@ -34,8 +34,10 @@ from redistill.core.method import Batch
 from redistill.supervised.classifier import logits
 from redistill.supervised.penalties import sum_of_norms
 from redistill.supervised.predict import predict
+from redistill.supervised.soft_labels import check_classes
 from redistill.supervised.targets import one_hot
 from redistill.theory import kernel as spectral
+from redistill.theory.ridge import check_targets
 
 Array = np.ndarray
 Share = float | Sequence[float]
@@ -61,11 +63,7 @@ class GuidedRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
         X, y = validate_data(self, X, y, multi_output=True, y_numeric=True, dtype=np.float64)
         if not self.lam > 0:
             raise UserError(f"lam={self.lam}; give a number above 0", place="GuidedRidge")
-        self.spectrum_ = (
-            spectral.nystroem_spectrum(X, self._between, self.landmarks, self.seed)
-            if self.landmarks
-            else spectral.kernel_spectrum(X, self._between)
-        )
+        self.spectrum_ = spectral.nystroem_spectrum(X, self._between, self.landmarks, self.seed)
         self.components_ = self.spectrum_.V.T @ np.asarray(y, dtype=np.float64)  # [r] or [r, m]
         return self._settle()
 
@@ -101,7 +99,7 @@ class GuidedRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
     ) -> GuidedRidge:  # fmt: skip
         """Go to the end of ``rounds`` rounds without another decomposition. ``"optimal"``: each round's weight is
         alpha* on the validation rows, in [0, 1] if ``clip``; ``alpha`` then holds them."""
-        if isinstance(alpha, str):
+        if isinstance(alpha, str) and alpha == "optimal":
             alpha = self._best(rounds, X_val, y_val, clip)
         return self.set_params(alpha=alpha, rounds=rounds)._settle()
 
@@ -112,11 +110,10 @@ class GuidedRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
         return self.iterate(alpha, math.inf)
 
     def _best(self, rounds: int, X_val: Array | None, y_val: Array | None, clip: bool) -> tuple[float, ...]:
-        if X_val is None or y_val is None:
-            raise UserError("the best alpha needs validation rows: X_val and y_val", place="iterate")
-        if rounds == math.inf:
-            raise UserError("the best alpha changes from round to round; give a number of rounds", place="iterate")
+        if X_val is None or y_val is None or rounds == math.inf:
+            raise UserError("the best alpha needs X_val and y_val, and a finite number of rounds", place="iterate")
         X_val, y_val = validate_data(self, X_val, y_val, multi_output=True, y_numeric=True, reset=False)
+        check_targets(y_val, self.components_)
         d, alphas = self.spectrum_.d, [1.0]
         labels = self._predict(X_val, np.ones_like(d))
         while len(alphas) < rounds:
@@ -140,8 +137,7 @@ class GuidedTargets(Method):
         self, student: nn.Module, teacher: nn.Module | None = None, *, alpha: float = 0.6, penalty: float = 1e-4
     ) -> None:
         super().__init__()
-        if not 0 <= alpha <= 1:
-            raise UserError(f"alpha={alpha}; give a number from 0 to 1", place="alpha")
+        spectral.check_share(alpha)
         self.student, self.teacher = student, teacher
         self.alpha, self.penalty = (1.0 if teacher is None else alpha), penalty
 
@@ -154,6 +150,7 @@ class GuidedTargets(Method):
         p = logits(self.student, batch).softmax(1)
         terms = {"labels": self.alpha * (p - one_hot(batch["label"], p)).square().mean()}
         if self.teacher is not None:
+            check_classes(p, batch["said"])
             terms["teacher"] = (1 - self.alpha) * (p - batch["said"]).square().mean()
         if self.penalty:
             terms["penalty"] = self.penalty * sum_of_norms(self.student)
@@ -175,20 +172,23 @@ def guided_rounds(
 ) -> list[Round]:  # fmt: skip
     """``rounds`` networks: the first learns the labels of ``data``, each later one labels and its predecessor.
 
-    ``make(k)`` gives the k-th network to train, fresh. ``"optimal"``: alpha* on ``held_out`` rows (never on training
-    rows, where the labels always win), from the first network and one that is trained on its predecessor alone.
+    ``make(k)`` gives the student of round k = 0, 1, ..., fresh. ``"optimal"``: alpha* on ``held_out`` rows (never on
+    training rows, where the labels always win), from the first network and ``make(rounds + k)``, which is trained on
+    the student of round k - 1 alone.
     """
+    if rounds < 1:
+        raise UserError(f"rounds={rounds}; give a number from 1", place="guided_rounds")
     if alpha == "optimal" and held_out is None:
         raise UserError("the best alpha needs held-out rows", place="held_out")
+    spectral.check_share(1.0 if alpha == "optimal" else alpha)
     first = fit(GuidedTargets(make(0), penalty=penalty), data, plan).student.eval()
     done = [Round(first, 1.0, 1)]
-    for _ in range(1, rounds):
-        last, count = done[-1].student, done[-1].trainings
-        share = alpha
+    for k in range(1, rounds):
+        last, count, share = done[-1].student, done[-1].trainings, alpha
         if share == "optimal":
-            alone = fit(GuidedTargets(make(count), last, alpha=0.0, penalty=penalty), data, plan).student
+            alone = fit(GuidedTargets(make(rounds + k), last, alpha=0.0, penalty=penalty), data, plan).student
             share, count = network_share(first, alone, held_out), count + 1
-        method = GuidedTargets(make(count), last, alpha=float(share), penalty=penalty)
+        method = GuidedTargets(make(k), last, alpha=float(share), penalty=penalty)
         done.append(Round(fit(method, data, plan).student.eval(), float(share), count + 1))
     return done
 

@@ -25,7 +25,7 @@ from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from redistill.core.errors import UserError
-from redistill.theory.ridge import Spectrum, Truth, shrinkage, spectrum
+from redistill.theory.ridge import Spectrum, Truth, check_targets, shrinkage, spectrum
 
 Array = np.ndarray
 NUMERIC = {"dtype": np.float64, "y_numeric": True}
@@ -39,14 +39,17 @@ def to_mixture(xi: Sequence[float]) -> Array:
 
 
 def to_rounds(xi_bar: Sequence[float]) -> Array:
-    """The weights xi_1 .. xi_k whose rounds have the mixture ``xi_bar``; refuses a mixture that no rounds reach."""
-    tails = np.cumsum(np.asarray(xi_bar, dtype=np.float64)[::-1])[::-1]  # T_m = sum_{i >= m} xi_bar_i
+    """Weights xi_1 .. xi_k whose rounds have the mixture ``xi_bar``: 0 for all rounds before one that takes the labels
+    alone. Refuses a mixture that no rounds reach."""
+    from_last = np.asarray(xi_bar, dtype=np.float64)[::-1]
+    tails = np.cumsum(from_last)[::-1]  # T_m = sum_{i >= m} xi_bar_i
+    tails = np.where(np.abs(tails) <= 1e-12 * np.cumsum(np.abs(from_last))[::-1], 0.0, tails)
     before = np.append(1.0, tails[:-1])
-    if np.any(np.abs(before) <= 1e-12 * np.max(np.abs(tails), initial=1.0)):
+    if np.any((before == 0) & (tails != 0)):
         raise UserError(
             "a tail of xi_bar sums to 0, so no rounds have this mixture; use the mixture itself", place="xi_bar"
         )
-    return (tails / before)[::-1]
+    return np.divide(tails, before, out=np.zeros_like(tails), where=before != 0)[::-1]
 
 
 def pure_rounds(a: Array, k: int) -> Array:
@@ -124,6 +127,7 @@ def fit_repeated(
     X, y = validate_data(model, X, y, multi_output=True, ensure_min_samples=2, **NUMERIC)
     X_val, y_val = validate_data(model, X_val, y_val, multi_output=True, reset=False, **NUMERIC)
     _check_rounds(rounds, len(y_val))
+    check_targets(y_val, y)
     basis, X_mean, y_c, y_mean = centred = _centred(X, y, intercept=True)
     per_direction = _contributions(basis, X_val - X_mean, y_c)  # [N (m), r]
     residual = (y_val - y_mean).ravel()
@@ -141,10 +145,11 @@ def _contributions(basis: Spectrum, X_val: Array, y: Array) -> Array:
 
 
 def _tune(a: Array, rounds: int, per_direction: Array, target: Array) -> tuple[float, Array]:
-    """Validation error and xi_bar of the best mixture for one lam."""
+    """Validation error and xi_bar of the best mixture for one lam. Rounds that differ by rounding alone, as they do for
+    a small lam or few directions, are not told apart: their weights would be of any size and cancel."""
     left = target - per_direction @ a
     columns = per_direction @ pure_rounds(a, rounds)
-    xi_bar = np.linalg.lstsq(columns, left, rcond=None)[0] if rounds else np.empty(0)
+    xi_bar = np.linalg.lstsq(columns, left, rcond=1e-6)[0] if rounds else np.empty(0)
     return float(np.mean((left - columns @ xi_bar) ** 2)), xi_bar
 
 

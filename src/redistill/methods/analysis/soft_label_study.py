@@ -39,7 +39,7 @@ from redistill.data.signals import WithSignals
 from redistill.supervised.classifier import Distillation
 from redistill.supervised.matches import Kd, LogitMse, Match, SoftCrossEntropy, TeacherLabel
 from redistill.supervised.predict import predict
-from redistill.supervised.soft_labels import PARTS
+from redistill.supervised.soft_labels import PARTS, check_classes
 from redistill.supervised.temperature import Constant, log_of
 from redistill.theory.effects import mcnemar
 
@@ -130,6 +130,7 @@ class Bench:
     def _scores(self, setting: Setting) -> dict[str, float]:
         p_t = self._answers(setting.teacher)[2]
         p_s, label, seconds, size = self.run(setting)
+        check_classes(p_s, p_t)
         scores, best = dict(self.measure(p_s, label)), self.measure(p_t, label)["accuracy"]
         alone = self.measure(self.run(setting.labels)[0], label)["accuracy"]
         gained, gap = scores["accuracy"] - alone, best - alone
