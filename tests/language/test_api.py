@@ -11,7 +11,7 @@ import pytest
 
 from redistill.core.errors import UserError
 from redistill.language.agents import Context
-from redistill.language.api import ApiPolicy
+from redistill.language.api import ApiPolicy, answer_of
 from redistill.language.cost import Usage
 
 
@@ -86,6 +86,26 @@ def test_what_goes_wrong_is_one_clear_line(server, status, answer, message):
     with pytest.raises(UserError, match=message) as error:
         ApiPolicy(server.url, model="m").act(CONTEXT, [], 1, [])
     assert "\n" not in str(error.value) and server.url in str(error.value)
+
+
+def test_a_busy_server_is_asked_again_and_not_for_ever(server):
+    server.status, server.answer = 429, {}
+    with pytest.raises(UserError, match="too many requests"):
+        ApiPolicy(server.url, model="m", retries=0).act(CONTEXT, [], 1, [])
+    assert len(server.seen) == 1
+    threading.Timer(0.3, lambda: (setattr(server, "answer", reply("wait")), setattr(server, "status", 200))).start()
+    assert ApiPolicy(server.url, model="m").act(CONTEXT, [], 1, []).actions == ("wait",)
+    assert len(server.seen) > 2
+
+
+@pytest.mark.parametrize(("text", "action", "reasoning"), [
+    ("> open fridge\nbecause", "open fridge", ""), ("", "", ""),
+    ("Thought: it is cold.\nAction: open fridge", "open fridge", "it is cold."),
+    ("**Action:** open fridge", "open fridge", ""),
+    ("So:\n```python\nfor i in x:\n    f(i)\n```\nDone.", "for i in x:\n    f(i)", "So:"),
+])  # fmt: skip
+def test_an_action_is_found_in_what_models_write(text, action, reasoning):
+    assert answer_of(text) == (action, reasoning)
 
 
 def test_no_server_no_answer_no_address(server):

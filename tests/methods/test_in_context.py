@@ -8,7 +8,7 @@ import torch
 from redistill.beds.household import Planner, games
 from redistill.core.errors import UserError
 from redistill.language.cascade import SelfConsistency
-from redistill.language.scoring import CopyPolicy
+from redistill.language.scoring import CopyPolicy, by_analogy
 from redistill.methods.language.in_context import InContext
 
 TRAIN, TEST = games(11, 12, 4)
@@ -114,3 +114,38 @@ def test_history_and_negative_k():
     assert all(c.history == () for c in student.seen)
     with pytest.raises(UserError, match="k=-1"):
         system(k=-1)
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_the_teacher_reads_examples_only_when_it_is_told_to(told):
+    seen = []
+
+    class Teacher(Planner):
+        def act(self, context, *rest):
+            seen.append(context)
+            return super().act(context, *rest)
+
+    method = InContext(CopyPolicy(), Teacher(slip=0.0), encode, cascade=SelfConsistency(3, 4), max_steps=6,
+                       teacher_examples=told, reasoning=True)  # fmt: skip
+    method.collect(TRAIN)
+    seen.clear()
+    method.run(TEST[0])
+    assert seen and all(bool(c.examples) == told and c.reasoning for c in seen)
+
+
+def test_the_history_is_the_last_steps_and_the_plan_is_written_from_similar_plans():
+    student = Recorder()
+    method = system(student, history=2, k=2, cascade=SelfConsistency(1))
+    method.collect(TRAIN)
+    episode = method.run(TEST[0])
+    asked, acted = student.seen[0], student.seen[1:]
+    for t, context in enumerate(acted):
+        assert context.history == episode.trajectory.steps[max(0, t - 2) : t]
+    plans = {by_analogy(e.plan, e.goal, TEST[0].goal) for e in asked.examples}
+    assert asked.asks == "plan" and len(asked.examples) == 2 and episode.trajectory.plan in plans
+
+
+@pytest.mark.parametrize("quorum", [0, -1, True, "al"])
+def test_a_quorum_is_a_number_of_votes_or_a_word(quorum):
+    with pytest.raises(UserError, match="quorum="):
+        SelfConsistency(3, quorum)

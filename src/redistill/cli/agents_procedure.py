@@ -34,13 +34,15 @@ def in_context(
     grow: bool = False,
     max_steps: int = 50,
     instructions: str = "",
+    compare: bool = True,
     seed: int = 0,
 ) -> str:
     """Collect the teacher's successful episodes and let the student play with them and with the cascade.
 
     ``worlds``, ``demonstrations``: module:function that gives a list of worlds (``redistill.language.agents.World``);
     ``demonstrations`` may be an index folder of an earlier run instead. Prices are those of an input and of an output
-    token. Writes the index, the episodes as JSON lines, and success and cost beside the teacher's alone.
+    token. Writes the index as soon as it is there, then the episodes as JSON lines, and success and cost, with
+    ``compare`` beside the teacher's alone on the same worlds (at its price).
     """
     method = InContext(
         student, teacher, encode, cascade=cascade, k=k, window=window, retrieval=retrieval, history=history, grow=grow,
@@ -54,18 +56,27 @@ def in_context(
         taught = method.collect(_worlds(demonstrations, "options.demonstrations"))
     if not len(method.index):
         raise UserError("the teacher reached no goal; nothing to learn from", place="options.demonstrations")
+    folder.mkdir(parents=True, exist_ok=True)
+    method.index.save(folder / "index")  # what was paid for outlives a failure of what follows
     played = [method.run(world, i) for i, world in enumerate(games)]
-    alone = [method.teach(world, i) for i, world in enumerate(games)]
-    found = {"student": _summary(played, prices), "teacher": _summary(alone, prices)}
+    found = {"student": _summary(played, prices)}
+    if compare:
+        found["teacher"] = _summary([method.teach(world, i) for i, world in enumerate(games)], prices)
     if taught:
         found["demonstrations"] = _summary(taught, prices)
     _write(folder, method.index, played, found)
-    ours, theirs = found["student"], found["teacher"]
-    return (
-        f"{folder / 'episodes.jsonl'}: success {100 * ours['success']:.0f} % at {ours['cost']:.4g} an episode, the "
-        f"teacher took {100 * ours['teacher_steps']:.0f} % of the steps; alone it has {100 * theirs['success']:.0f} % "
-        f"at {theirs['cost']:.4g}"
+    return f"{folder / 'episodes.jsonl'}: {_told(found)}"
+
+
+def _told(found: dict[str, dict[str, float]]) -> str:
+    ours, theirs = found["student"], found.get("teacher")
+    said = (
+        f"success {100 * ours['success']:.0f} % at {ours['cost']:.4g} an episode, the teacher took "
+        f"{100 * ours['teacher_steps']:.0f} % of the steps"
     )
+    if theirs is None:
+        return said
+    return f"{said}; alone it has {100 * theirs['success']:.0f} % at {theirs['cost']:.4g}"
 
 
 def _worlds(path: str, place: str) -> Sequence[World]:
@@ -89,8 +100,7 @@ def _summary(episodes: Sequence[Episode], prices: dict[str, Price]) -> dict[str,
 
 
 def _write(folder: Path, index: StepIndex, episodes: Sequence[Episode], found: dict[str, Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    index.save(folder / "index")
+    index.save(folder / "index")  # it may have grown
     lines = []
     for episode in episodes:
         told = episode.trajectory

@@ -70,6 +70,9 @@ class SelfConsistency(Gate):
             raise UserError(f"samples={samples}, must be at least 1", place="samples")
         if isinstance(answers, str) and answers not in CANONICAL:
             raise unknown("kind of answers", answers, CANONICAL, place="answers")
+        counted = isinstance(quorum, int) and not isinstance(quorum, bool)
+        if not ((counted and quorum >= 1) or quorum in ("all", "majority")):  # above samples: always the teacher
+            raise UserError(f"quorum={quorum!r}; give all, majority or a number of votes from 1", place="quorum")
         self.samples, self.canonical = samples, CANONICAL[answers] if isinstance(answers, str) else answers
         self.least = {"all": samples, "majority": samples // 2 + 1}.get(quorum, quorum)
 

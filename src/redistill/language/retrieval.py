@@ -140,6 +140,9 @@ class StepIndex:
         tensors = load_file(folder / "vectors.safetensors")
         index.where = [(t, s) for t, s in tensors.pop("where").tolist()]
         index.vectors = tensors
+        wide, mine = next(iter(tensors.values())).shape[-1], encode(["width"]).shape[-1]
+        if wide != mine:
+            raise UserError(f"its vectors have {wide} numbers, those of this encoder {mine}", place=str(folder))
         for line in (folder / "trajectories.jsonl").read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
             index.trajectories.append(Trajectory(**{**row, "steps": tuple(Step(*s) for s in row["steps"])}))
