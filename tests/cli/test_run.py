@@ -246,9 +246,22 @@ def test_a_table_is_fitted_by_repeated_ridge(folder, capsys):
         command(["run", str(file)])
     with pytest.raises(UserError, match="did you mean 'y'"):
         command(["run", str(file), "options.target=yy", "out=other"])
+    with pytest.raises(UserError, match="cannot go on where it was"):
+        command(["run", str(file), "--resume"])
     with pytest.raises(UserError, match="does not train"):
         command(["run", str(file), "plan.steps=3", "out=other"])
     assert not (folder / "other").exists()
+
+
+def test_a_procedure_starts_from_the_seed_and_goes_on_when_asked(folder):
+    cells = {"channels": 1, "outputs": 3, "widths": [4, 4], "nodes": 3}
+    models = {"student": {"kind": "torch", "path": "redistill.models.cells:CellNet", "options": cells}}
+    plan = {"epochs": 2, "batch_size": 8, "device": "cpu"}
+    file = str(recipe(folder, method="sd_darts", models=models, options={"retrain_epochs": 1}, plan=plan))
+    for out, *more in (["one"], ["two"], ["other", "plan.seed=1"], ["one", "--resume"]):
+        assert command(["run", file, f"out={out}", *more]) == 0
+    found = {out: (folder / out / "architecture.json").read_text() for out in ("one", "two", "other")}
+    assert found["one"] == found["two"] != found["other"]
 
 
 def test_a_soft_label_study_says_which_factor_counts(folder, capsys):

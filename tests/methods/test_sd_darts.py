@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from redistill.core import Loss, Method, Plan, Progress, UserError, fit
+from redistill.core import Loss, Method, Plan, Progress, UserError, describe, fit
 from redistill.core.followers import same_weights
 from redistill.core.method import Again, bare_progress
 from redistill.methods.supervised.sd_darts import MajorityVote, SdDarts, SoftVote, search
@@ -20,6 +21,7 @@ ROWS = {"image": torch.randn(40, 1, 6, 6, generator=GENERATOR), "label": torch.a
 PAIRS = halves(ROWS)
 EDGES = ((0, 1), (0, 2), (1, 2))
 SMALL = {"widths": (4, 4), "nodes": 3}
+NOWHERE = Path("nothing-is-written-here")
 TURNS = {"architecture": {"optimizer": "adam", "lr": 0.05, "betas": (0.5, 0.999), "weight_decay": 1e-3}}
 
 
@@ -225,10 +227,62 @@ def test_search_writes_an_architecture_and_a_trained_network(tmp_path):
     assert again.eval()(ROWS["image"]).shape == (40, 3)
 
 
+@pytest.mark.parametrize("epochs", [2, 4])  # killed half-way, killed before the network is trained anew
+def test_a_search_that_was_killed_goes_on_to_the_same_bits(tmp_path, epochs):
+    from safetensors.torch import load_file
+
+    def run(folder, resume=False):
+        search(net(), rows=ROWS, plan=plan(epochs=4), folder=folder, retrain_epochs=1, resume=resume)
+        return load_file(folder / "model.safetensors")
+
+    whole, killed = run(tmp_path / "whole"), tmp_path / "killed"
+    fit(made(warmup=0.1), halves(ROWS, 0), plan(epochs=4), folder=killed / "search", until=3 * epochs)
+    with pytest.raises(UserError, match="holds another run"):
+        run(killed)
+    for again in (run(killed, resume=True), run(killed, resume=True)):  # the second time nothing is left to do
+        assert all(torch.equal(again[name], tensor) for name, tensor in whole.items())
+
+
+def test_the_network_is_trained_anew_with_the_optimiser_of_the_weights(tmp_path):
+    turns = {**TURNS, "weights": {"optimizer": "adam", "lr": 0.02}}
+    search(net(), rows=ROWS, plan=plan(epochs=1, turns=turns), folder=tmp_path, retrain_epochs=1)
+    first = json.loads((tmp_path / "retrain" / "log.jsonl").read_text().splitlines()[0])
+    assert first["lr"] == 0.02
+
+
+def test_alpha_starts_near_an_even_mixture():
+    torch.manual_seed(0)
+    assert Architecture(100, 100).alpha.std().item() == pytest.approx(1e-3, rel=0.05)
+
+
+def test_defaults_are_the_cards():
+    shown = {"snapshots": 3, "every": 1, "soft_weight": 1.0, "temperature": 1.0, "vote": None, "warmup": 0.1}
+    assert {name: describe(SdDarts(net()))[name] for name in shown} == shown
+
+
+class Cut(torch.nn.Module):
+    """A supernet that knows the contract of a search and nothing else."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = net()
+        self.operations, self.edges, self.derive = self.net.operations, self.net.edges, self.net.derive
+
+    def forward(self, image, mixture):
+        return self.net(image, mixture)
+
+
 @pytest.mark.parametrize(
     ("make", "part"),
     [
         (lambda: made(snapshots=0), "snapshots=0"),
+        (lambda: made(soft_weight=float("nan")), "soft_weight=nan"),
+        (lambda: made(soft_weight=-1.0), "soft_weight=-1"),
+        (lambda: made(unroll=-0.1), "unroll=-0.1"),
+        (lambda: made(keep=0), "keep=0"),
+        (lambda: made(norm="batch"), r"stem\.1 keeps running statistics"),
+        (lambda: search(net(), rows=ROWS, plan=plan(), folder=NOWHERE, retrain_epochs=-1), "retrain_epochs=-1"),
+        (lambda: search(Cut(), rows=ROWS, plan=plan(), folder=NOWHERE), "no 'fresh'"),
         (lambda: made(temperature=0.0), "temperature=0.0"),
         (lambda: made(warmup=1.0), "warmup=1.0"),
         (lambda: SdDarts(torch.nn.Linear(2, 2)), "no supernet"),

@@ -29,7 +29,8 @@ def run(
         raise UserError(f"{wanted.out} holds another run; give --resume or another out", place="out")
     if wanted.data.augment and not isinstance(target, type):
         raise UserError(f"{wanted.method} reads its rows as they are; leave augment out", place="data.augment")
-    how = _train(wanted, target, roles, resume) if isinstance(target, type) else _call(wanted, target, roles)
+    start = _train if isinstance(target, type) else _call
+    how = start(wanted, target, roles, resume)
     typer.echo(how, nl=bool(how))
     from redistill.core.world import leave
 
@@ -60,8 +61,10 @@ def _train(wanted: Any, cls: Any, roles: list[str], resume: bool) -> str:
     return f"student after {done.history[-1]['step']} steps: {how}"
 
 
-def _call(wanted: Any, function: Any, roles: list[str]) -> str:
+def _call(wanted: Any, function: Any, roles: list[str], resume: bool) -> str:
     """A procedure: it gets what it asks for by name, writes into the folder, and says what it wrote."""
+    import torch
+
     from redistill.cli import doors
     from redistill.core import Plan
     from redistill.core.build import build, validated
@@ -69,9 +72,13 @@ def _call(wanted: Any, function: Any, roles: list[str]) -> str:
     asked = inspect.signature(function).parameters
     if wanted.plan and "plan" not in asked:
         raise UserError(f"{wanted.method} does not train; leave the plan out", place="plan")
+    if resume and "resume" not in asked:
+        raise UserError(f"{wanted.method} cannot go on where it was; start anew in another out", place="--resume")
+    plan = validated(Plan, wanted.plan, place="plan") if "plan" in asked else None
+    torch.manual_seed(plan.seed if plan else 0)  # networks that start from chance
     models, sources = doors.load_models(wanted.models)
     given = {"rows": lambda: doors.load_rows(wanted.data, models), "folder": lambda: wanted.out,
-             "sources": lambda: sources, "plan": lambda: validated(Plan, wanted.plan, place="plan")}  # fmt: skip
+             "sources": lambda: sources, "plan": lambda: plan, "resume": lambda: resume}  # fmt: skip
     filled = {name: make() for name, make in given.items() if name in asked}
     return str(build(function, wanted.options, *[models.get(role) for role in roles], **filled))
 

@@ -2,12 +2,14 @@
 other; what a search regularises is a method on top of it.
 
 A supernet is any module with ``forward(image, mixture) -> logits``, ``operations`` (words), ``edges`` (pairs of
-nodes) and ``derive(genotype) -> network`` (``redistill.models.cells.CellNet`` is one). Its norms use the statistics of
-the batch, in evaluation too.
+nodes) and ``derive(genotype) -> network``; ``fresh(genotype) -> network`` makes one with new weights, to be trained
+after the search (``redistill.models.cells.CellNet`` has all). Its norms use the statistics of the batch, in evaluation
+too.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -66,9 +68,11 @@ class Darts(Method):
         super().__init__()
         if not 0 <= warmup < 1:
             raise UserError(f"warmup={warmup}; give a share of the run from 0, below 1", place="warmup")
-        for name in ("operations", "edges", "derive"):
-            if not hasattr(student, name):
-                raise UserError(f"the student is no supernet: it has no {name!r}; see CellNet", place="models.student")
+        if not 0 <= unroll < math.inf:
+            raise UserError(f"unroll={unroll}; give a rate above 0, or 0 for the first order", place="unroll")
+        if keep is not None and keep < 1:
+            raise UserError(f"keep={keep}; give 1 or more edges, or none to cut edge by edge", place="keep")
+        _check_supernet(student)
         edges, operations = len(student.edges), len(student.operations)  # type: ignore[arg-type]
         made = architecture or Architecture(edges, operations).to(next(student.parameters()))
         self.student, self.architecture = student, made
@@ -119,6 +123,16 @@ class Darts(Method):
     def export(self) -> nn.Module:
         """The network cut out of the supernet."""
         return self.student.derive(self.genotype())  # type: ignore[operator]
+
+
+def _check_supernet(student: nn.Module) -> None:
+    for name in ("operations", "edges", "derive"):
+        if not hasattr(student, name):
+            raise UserError(f"the student is no supernet: it has no {name!r}; see CellNet", place="models.student")
+    for name, layer in student.named_modules():
+        if getattr(layer, "track_running_stats", False):
+            raise UserError(f"{name} keeps running statistics, under which a snapshot is another function; give it "
+                            "track_running_stats=False (CellNet: norm statistics)", place="models.student")  # fmt: skip
 
 
 def _half(turn: str) -> str:

@@ -16,6 +16,7 @@ they are options here. The two halves are drawn as fixed pairs of rows.
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +65,11 @@ class SdDarts(Darts):
         warmup: float = 0.1, unroll: float = 0.0, keep: int | None = None,
     ) -> None:  # fmt: skip
         super().__init__(student, architecture, warmup=warmup, unroll=unroll, keep=keep)
-        if min(snapshots, every) < 1 or temperature <= 0:
-            raise UserError(f"snapshots={snapshots}, every={every}, temperature={temperature}; give 1 or more of the "
-                            "first two and a temperature above 0", place="sd_darts")  # fmt: skip
+        if not (min(snapshots, every) >= 1 and temperature > 0 and 0 <= soft_weight < math.inf):
+            raise UserError(
+                f"snapshots={snapshots}, every={every}, temperature={temperature}, soft_weight={soft_weight}; give 1 "
+                "or more of the first two, a temperature above 0, a weight from 0 up", place="sd_darts",
+            )  # fmt: skip
         self.snapshots, self.every, self.vote, self.distil_alpha = snapshots, every, vote or SoftVote(), distil_alpha
         self.soft_weight, self.temperature = soft_weight, temperature
         for k in range(snapshots):
@@ -107,27 +110,36 @@ def search(
     student: nn.Module, *, rows: Any, plan: Plan, folder: Path, retrain_epochs: int = 200, snapshots: int = 3,
     every: int = 1, soft_weight: float = 1.0, temperature: float = 1.0, vote: Vote | None = None,
     distil_alpha: bool = False, warmup: float = 0.1, unroll: float = 0.0, keep: int | None = None,
+    resume: bool = False,
 ) -> str:  # fmt: skip
     """Search in the supernet ``student`` on the two halves of ``rows``, cut one network out, and train that anew on
     all of them with the optimiser of the turn ``weights``.
 
-    Writes ``architecture.json`` and, for ``retrain_epochs`` above 0, the trained network's ``model.safetensors``.
+    Writes ``architecture.json`` and, for ``retrain_epochs`` above 0, the trained network's ``model.safetensors``; the
+    supernet then needs ``fresh(genotype)``, a network with new weights. ``resume``: go on from the last checkpoint of
+    either training in ``folder``, to the same bits.
     """
     from safetensors.torch import save_model
 
+    if retrain_epochs < 0:
+        raise UserError(f"retrain_epochs={retrain_epochs}; give 1 or more, or 0 to search only", place="retrain_epochs")
+    if retrain_epochs and not hasattr(student, "fresh"):
+        raise UserError("it has no 'fresh' to be trained anew with; add it, or write retrain_epochs: 0",
+                        place="models.student")  # fmt: skip
     method = SdDarts(
         student, snapshots=snapshots, every=every, soft_weight=soft_weight, temperature=temperature, vote=vote,
         distil_alpha=distil_alpha, warmup=warmup, unroll=unroll, keep=keep,
     )  # fmt: skip
-    fit(method, halves(rows, plan.seed), plan, folder=folder / "search", show=True)
+    fit(method, halves(rows, plan.seed), plan, folder=folder / "search", resume=resume, show=True)
     found = {"genotype": method.genotype(), "edges": student.edges, "mixture": method.architecture().tolist()}
     (folder / "architecture.json").write_text(json.dumps(found, indent=1))
     said = f"{folder / 'architecture.json'}: {' '.join(found['genotype'])}"
     if not retrain_epochs:
         return said
     anew = {**plan.model_dump(), **plan.optim("weights").model_dump(), "turns": {}, "steps": None}
+    torch.manual_seed(plan.seed)  # new weights do not depend on where the search was interrupted
     net = student.fresh(found["genotype"])  # type: ignore[operator]
     trained = fit(Classification(net), rows, Plan(**{**anew, "epochs": retrain_epochs}), folder=folder / "retrain",
-                  show=True).student  # fmt: skip
+                  resume=resume, show=True).student  # fmt: skip
     save_model(trained, str(folder / "model.safetensors"))
     return f"{said}; trained anew: fresh(genotype).load_state_dict of {folder / 'model.safetensors'}"
