@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from redistill.supervised.matches import Dkd, LogitMse, TeacherLabel
 CLASSES, PIXELS = 3, 6
 IMAGES = torch.randn(20, PIXELS, generator=torch.Generator().manual_seed(0))
 ROWS = {"index": torch.arange(5)}
+GAN_ALONE = {"image_weight": 0.0, "match_weight": 0.0}
 
 
 class Recorder(nn.Module):
@@ -135,7 +137,7 @@ def test_teacher_is_asked_without_gradient_and_about_generated_images_only():
 def test_without_the_confidence_term_the_first_stage_asks_nothing():
     student, teacher, generator, discriminator = parts()
     spy = Recorder(teacher)
-    fit(Mekd(student, spy, generator, discriminator, classes=CLASSES, gan_steps=3, confidence_weight=0.0),
+    fit(Mekd(student, spy, generator, discriminator, classes=CLASSES, gan_steps=3, confidence_weight=0.0, **GAN_ALONE),
         {"image": IMAGES}, plan(steps=3))  # fmt: skip
     assert spy.seen == []
 
@@ -160,7 +162,7 @@ def test_generator_losses_are_the_papers():
 
 def test_confidence_changes_what_the_generator_learns():
     def trained(weight):
-        made = Mekd(*parts(), classes=CLASSES, gan_steps=3, confidence_weight=weight)
+        made = Mekd(*parts(), classes=CLASSES, gan_steps=3, confidence_weight=weight, **GAN_ALONE)
         return fit(made, {"image": IMAGES}, plan(steps=3)).method.generator
 
     assert not same_weights(trained(0.0), trained(0.5))
@@ -210,9 +212,10 @@ def test_hard_answers_depend_on_the_teacher_through_its_top_class_alone():
     assert not same_weights(student(teacher, Logits()), student(Monotone(teacher), Logits()))
 
 
-def test_pool_bounds_the_questions_and_repeats_their_answers():
+@pytest.mark.parametrize("pool", [10, 12])  # two whole batches, and two rows too many for a third
+def test_pool_bounds_the_questions_and_repeats_their_answers(pool):
     spy = Recorder(parts()[1])
-    made = Mekd(parts()[0], spy, parts()[2], classes=CLASSES, pool=12)
+    made = Mekd(parts()[0], spy, parts()[2], classes=CLASSES, pool=pool)
     fit(made, None, plan(steps=9))
     assert [len(x) for x in spy.seen] == [5, 5] and int(made.asked.sum()) == 10
     with torch.no_grad():
@@ -231,9 +234,35 @@ def test_student_needs_no_rows_once_the_generator_is_there():
     assert history[-1]["match"] < 0.5 * history[0]["match"]
 
 
+def test_defaults_are_the_papers():
+    shown = {"kappa": 5.0, "image_weight": 1.0, "match_weight": 1.0, "confidence_weight": 0.5, "distance": "l1"}
+    made = method()
+    assert {name: describe(made)[name] for name in shown} == shown
+    assert made.temperature.tau == 5.0 and isinstance(made.reply, Logits)
+
+
+def test_spread_is_that_of_the_generators_input():
+    made = method(kappa=2.5)
+    watch = made.loss("student", ROWS, bare_progress()).watch
+    with torch.no_grad():
+        t = made.teacher(made.generator(bare_progress().randn(5, CLASSES)))
+    torch.testing.assert_close(watch["spread"], (t / 2.5).std())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("pool", -3), ("kappa", math.nan), ("image_weight", -1.0), ("confidence_weight", math.inf), ("gan_steps", -1)],
+)
+def test_senseless_numbers_are_refused(name, value):
+    with pytest.raises(UserError, match=f"{name}={value}; give"):
+        method(**{name: value})
+
+
 @pytest.mark.parametrize(
     ("make", "part"),
     [
+        (lambda: fit(Mekd(*parts(), classes=CLASSES, gan_steps=4), {"image": IMAGES}, plan()), "4 for gan_steps=4"),
+        (lambda: fit(method(**GAN_ALONE), None, plan()), "needs more and a weight"),
         (lambda: Mekd(*parts(), classes=CLASSES), "gan_steps=0"),
         (lambda: method(gan_steps=3), "without one"),
         (lambda: method(match=Dkd()), "Dkd reads labels"),
@@ -241,9 +270,7 @@ def test_student_needs_no_rows_once_the_generator_is_there():
         (lambda: fit(method(pool=3), None, plan()), "pool of 3"),
         (lambda: fit(Mekd(mlp(PIXELS, 4), *parts()[1:3], classes=CLASSES), None, plan()), "models.student"),
         (
-            lambda: fit(
-                Mekd(mlp(PIXELS, 4), *parts()[1:], classes=CLASSES, gan_steps=3), {"image": IMAGES}, plan(steps=1)
-            ),
+            lambda: fit(Mekd(mlp(PIXELS, 4), *parts()[1:], classes=CLASSES, gan_steps=3), {"image": IMAGES}, plan()),
             "models.student",
         ),
         (lambda: fit(Mekd(*parts(), classes=4, gan_steps=1), {"image": IMAGES}, plan()), "takes no latents of 4"),

@@ -41,6 +41,7 @@ def test_labels_are_scaled_one_hot_rows_from_scores_or_names():
     [
         (Logits(), SAID[:, :2], "not 3 numbers"),
         (Logits(), SAID[0], "not 3 numbers"),
+        (Logits(), SAID.softmax(1).half(), "write reply: probabilities"),
         (Probabilities(), SAID, "negative"),
         (Labels(), torch.tensor([0, 3]), r"classes 0\.\.2"),
         (Labels(), torch.tensor([0.0, 1.0]), r"classes 0\.\.2"),

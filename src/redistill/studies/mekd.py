@@ -86,7 +86,8 @@ def generator(here: World, arm: str, seed: int, budget: Mapping[str, Any]) -> tu
     gan = made, mlp_discriminator(SIDE**2)
 
     def learn() -> dict[str, Tensor]:
-        method = Mekd(mlp(SIDE**2, 10, (8,)), here.teacher, *gan, classes=10, gan_steps=steps, confidence_weight=weight)
+        method = Mekd(mlp(SIDE**2, 10, (8,)), here.teacher, *gan, classes=10, gan_steps=steps, confidence_weight=weight,
+                      image_weight=0.0, match_weight=0.0)  # fmt: skip
         plan = Plan(steps=steps, batch_size=64, optimizer="adam", lr=5e-4, betas=(0.5, 0.999), seed=seed,
                     device="cpu", log_every=1000)  # fmt: skip
         fit(method, {"image": torch.from_numpy(local.image)}, plan)
@@ -128,17 +129,17 @@ def judged(student: nn.Module, here: World) -> dict[str, float]:
 
 @torch.no_grad()
 def pictures(here: World, made: nn.Module, seed: int) -> tuple[np.ndarray, dict[str, float]]:
-    """40 generated images. How sure the teacher is of 1,000 of them, the spread of its logits, the evenness of its
-    classes (entropy / log 10), and their median distance from the nearest private image, as a share of the distance of
-    fresh real digits from it."""
+    """40 generated images. How sure the teacher is of 1,000 of them, the spread of its logits, the share of the class
+    that it names least, their median distance from the nearest private image as a share of that of fresh real digits,
+    and ``copies``: how many are nearer than the nearest hundredth of those."""
     image = made(torch.randn(1000, 10, generator=torch.Generator().manual_seed(seed)))
     t = here.teacher(image)
     share = torch.bincount(t.argmax(1), minlength=10).double() / len(t)
     held, fresh = (x.image.reshape(len(x), -1) for x in (here.local, here.test))
-    near, usual = (np.median(cdist(x, held).min(1)) for x in (image.flatten(1).numpy(), fresh))
+    near, usual = (cdist(x, held).min(1) for x in (image.flatten(1).numpy(), fresh))
     found = {"sure": float(t.softmax(1).amax(1).mean()), "spread": float(t.std()),
-             "evenness": float(-torch.xlogy(share, share).sum() / np.log(10)),
-             "distance": float(near / usual)}  # fmt: skip
+             "rarest": float(share.min()), "distance": float(np.median(near) / np.median(usual)),
+             "copies": float((near < np.quantile(usual, 0.01)).mean())}  # fmt: skip
     return image[:40, 0].numpy(), found
 
 
@@ -214,9 +215,10 @@ STUDY = Study(
               "private_soft", "higher", -0.05),
         Claim("L_IM makes the teacher surer of generated images", "sure", "mekd_5", "no_im", "higher", 0.01),
         Claim("L_IM: the student is no worse for it", "accuracy", "mekd_5", "no_im", "higher", -0.01),
-        Claim("no class is missed: evenness of the teacher's classes", "evenness", "mekd_5", "", "higher", 0.9),
-        Claim("no copies: as far from the private digits as fresh digits are, or nearly", "distance", "mekd_5", "",
-              "higher", 0.7),
+        Claim("no class is missed: share of the teacher's rarest class, a tenth of an even one", "rarest", "mekd_5", "",
+              "higher", 0.01),
+        Claim("no copies: as near to a private digit as one fresh digit in a hundred, and no more often", "copies",
+              "mekd_5", "", "lower", 0.01),
     ),
     cell=cell,
     budget={"seen": 2000, "local": 1000, "test": 2000, "epochs": 20, "gan_steps": {"local": 3500, "shifted": 2000},
@@ -244,5 +246,9 @@ STUDY = Study(
         "same answers is 12 points better. Scaled by 10 the same losses lose 2 points to it.",
         "L_IM raises the teacher's confidence by half a point on average and costs the student nothing, but 3,500 "
         "steps of questions; neither is beyond the scatter of three seeds. The thresholds follow the pilot at 28x28.",
+        "Two claims were re-worded after they had been measured, for they did not show what they said: an evenness of "
+        "0.9 holds with an empty class, and a median distance holds with four copies in ten images. The shares that "
+        "stand there now have thresholds from real digits (one in a hundred of them is as near to a private digit) and "
+        "from an even split, not from the results.",
     ),
 )  # fmt: skip

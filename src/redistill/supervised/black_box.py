@@ -33,9 +33,11 @@ class Reply(Slot, ABC):
 
 
 class Logits(Reply):
-    """The box gives logits."""
+    """The box gives logits. Rows that are probabilities are refused: softened once more they would be nearly flat."""
 
     def logits(self, said: Tensor) -> Tensor:
+        if bool((said >= 0).all()) and bool(((said.sum(-1) - 1).abs() < 1e-2).all()):
+            raise UserError("the teacher replies probabilities, not logits; write reply: probabilities", place="reply")
         return said
 
 

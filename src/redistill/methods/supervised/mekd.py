@@ -9,9 +9,9 @@ of, stands for the inverse of the teacher. Held fixed it turns logits into image
 sign(.) is a second direction beside that of KL.
 
 Roles: student (trained); teacher (asked, on generated images alone, never differentiated); generator and discriminator
-(trained in the first ``gan_steps`` steps on unlabelled local images, then frozen, in evaluation mode). Without a
-discriminator the generator comes trained. ``kappa`` should make t / kappa about as wide as the prior: the logged
-``spread`` is then near 1.
+(a logit, no sigmoid; both trained in the first ``gan_steps`` steps on unlabelled local images, then frozen, in
+evaluation mode). Without a discriminator the generator comes trained. ``kappa`` should make t / kappa about as wide as
+the prior: the logged ``spread`` is then near 1.
 
 Differs from the paper: L_IM weighs by the top probability (the released code multiplies by the number of the top class
 and mixes the rows); a network that waits for its turn is in evaluation mode; the generator of the last step is kept.
@@ -20,6 +20,7 @@ and mixes the rows); a network that waits for its turn is in evaluation mode; th
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -47,7 +48,8 @@ class OnceSoftened(Kd):
 class Mekd(Method):
     """Mapping-emulation distillation; w_F = ``image_weight``, w_KL = ``match_weight``, w_IM = ``confidence_weight``.
 
-    ``classes``: width of the latent and of the answers. ``asked`` [2, classes] counts the teacher's answers in the two
+    ``classes``: width of the latent and of the answers. ``image_weight`` and ``match_weight`` both 0: the GAN alone is
+    trained, and the plan ends with its last step. ``asked`` [2, classes] counts the teacher's answers in the two
     stages, class by class: its sum is the number of queries, an empty class is a collapsed generator.
     """
 
@@ -58,7 +60,9 @@ class Mekd(Method):
         image_weight: float = 1.0, match_weight: float = 1.0, confidence_weight: float = 0.5, pool: int = 0,
     ) -> None:  # fmt: skip
         super().__init__()
-        _check_options(discriminator, gan_steps, match, kappa)
+        numbers = {"gan_steps": gan_steps, "kappa": kappa, "image_weight": image_weight, "match_weight": match_weight,
+                   "confidence_weight": confidence_weight, "pool": pool}  # fmt: skip
+        _check_options(discriminator, match, numbers)
         self.student, self.teacher, self.generator, self.discriminator = student, teacher, generator, discriminator
         self.classes, self.gan_steps, self.reply, self.game = classes, gan_steps, reply or Logits(), NonSaturating()
         self.distance, self.kappa, self.temperature = DISTANCES[distance], kappa, temperature or Constant(5.0)
@@ -67,9 +71,6 @@ class Mekd(Method):
         both = {name: [name] for name in ("discriminator", "generator")} if discriminator is not None else {}
         self.trains = {**both, "student": ["student"]}
         self.needs = ("image",) if discriminator is not None else ()  # type: ignore[misc]
-        self.asked: Tensor
-        self.latents: Tensor
-        self.answers: Tensor
         self.register_buffer("asked", torch.zeros(2, classes, dtype=torch.int64))
         self.register_buffer("latents", torch.zeros(pool, classes))
         self.register_buffer("answers", torch.zeros(pool, classes))
@@ -77,6 +78,13 @@ class Mekd(Method):
     def turns(self, now: Progress) -> tuple[str, ...]:
         """The two players of the GAN on one batch of local images, then the student alone."""
         return ("discriminator", Again("generator")) if now.step < self.gan_steps else ("student",)
+
+    def prepare(self, batch: Batch, now: Progress) -> Batch:
+        """Refuse a plan that ends before the student's turn, or goes on when there is nothing for it to match."""
+        if (now.steps > self.gan_steps) != (self.image_weight + self.match_weight > 0):
+            message = f"{now.steps} for gan_steps={self.gan_steps}; a student needs more and a weight, the GAN neither"
+            raise UserError(message, place="plan.steps")
+        return batch
 
     def loss(self, turn: str, batch: Batch, now: Progress) -> Loss:
         """``discriminator``; ``generator`` and ``confidence`` (L_IM); ``image`` (L_F) and ``match`` (L_KL)."""
@@ -142,7 +150,8 @@ class Mekd(Method):
         s = self._said(image)
         terms = self._terms(s, t.to(s), z, now)
         told = {"class": t.argmax(1), "latent": z, "answer": t} if fresh else {}
-        return Loss(terms, gather=told, watch={"spread": (t / self.kappa).std(), "agreement": _same(s, t)})
+        agreement = (s.argmax(1) == t.argmax(1)).float().mean()
+        return Loss(terms, gather=told, watch={"spread": (t / self.kappa).std(), "agreement": agreement})
 
     def _question(self, rows: int, now: Progress) -> tuple[Tensor, Tensor | None, bool]:
         """Latents [B, C]; the answers to them, if they were asked before; whether they were not."""
@@ -180,15 +189,12 @@ class Mekd(Method):
             raise UserError(f"a pool of {self.pool} is smaller than a batch of {len(batch['index'])}", place="pool")
 
 
-def _same(s: Tensor, t: Tensor) -> Tensor:
-    return (s.argmax(1) == t.argmax(1)).float().mean()
-
-
-def _check_options(discriminator: nn.Module | None, gan_steps: int, match: Match | None, kappa: float) -> None:
-    if (discriminator is None) != (gan_steps == 0):
-        raise UserError(f"gan_steps={gan_steps}; a discriminator needs some steps, without one it is 0",
+def _check_options(discriminator: nn.Module | None, match: Match | None, numbers: dict[str, float]) -> None:
+    for name, value in numbers.items():
+        if not 0 <= value < math.inf or (name == "kappa" and value == 0):
+            raise UserError(f"{name}={value}; give a number from 0 up, kappa above 0", place=name)
+    if (discriminator is None) != (numbers["gan_steps"] == 0):
+        raise UserError(f"gan_steps={numbers['gan_steps']}; a discriminator needs some steps, without one it is 0",
                         place="gan_steps")  # fmt: skip
     if match is not None and match.needs_label:
         raise UserError(f"{type(match).__name__} reads labels, which generated images have none of", place="match")
-    if kappa <= 0:
-        raise UserError(f"kappa={kappa}; give a number above 0", place="kappa")
