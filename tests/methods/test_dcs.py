@@ -157,6 +157,7 @@ def test_the_log_shows_the_contradictions_and_the_heaviest_row():
         ({"weight": Boosting("either"), "soft_weight": 0.0}, DATA, "give models.teacher"),
         ({"weight": Boosting("label"), "hard_weight": 0.0}, {"image": IMAGE, "teacher_logits": IMAGE[:, :4]}, "label"),
         ({}, DATA, "'teacher_logits'"),
+        ({"hard_weight": 0.0, "soft_weight": 0.0}, DATA, "one above"),
         ({"rows": 20}, {**DATA, "teacher_logits": IMAGE[:, :4]}, "set rows"),
         ({}, {**DATA, "teacher_logits": IMAGE[:, :3]}, "4 classes in the student, 3 in the teacher"),
     ],
@@ -169,6 +170,7 @@ def test_wrong_input_is_refused(options, data, part):
 def test_recipe_and_constructor_are_one():
     given = {"rows": ROWS, "weight": {"name": "boosting", "eta": 0.5, "discord": "either"}, "weighted": "hard"}
     method = build(Dcs, given, net(), net(5))
+    assert dcs().weight.eta == 0.3 and dcs().temperature.tau == 2.0
     assert describe(method)["weight"]["eta"] == 0.5 and method.weight.discord == "either"
     with pytest.raises(UserError, match="did you mean 'boosting'"):
         build(Dcs, {"rows": ROWS, "weight": "bosting"}, net(), net(5))

@@ -7,12 +7,16 @@ A weight that remembers owns no state. The method that carries it (:class:`Weigh
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from redistill.core import Progress, Slot, UserError
+from redistill.core.errors import unknown
+
+Discord = Literal["teacher", "label", "either"]
+Every = Literal["pass", "step"]
 
 
 class Answers(NamedTuple):
@@ -59,33 +63,37 @@ class Boosting(SampleWeight):
     Rosset and Hastie 2009, with the teacher in the place of the labels).
 
         epsilon = sum_i w_i d_i,   beta = min(eta [ln((1 - epsilon) / epsilon) + ln(K - 1)], most),
-        w_i <- w_i exp(beta d_i) / Z,   w_i <= cap / n
+        w_i <- w_i exp(beta d_i) / Z,   w_i <- min(w_i, cap / n) / sum_j min(w_j, cap / n)
 
     d_i is 1 where the classes differ, or with ``soft`` half the L1 distance of the probabilities. ``discord``: against
-    the teacher, the label, or either (the larger d). ``every``: update all rows once each has been seen again
-    ("pass"), or the rows of a batch after its step ("step"). ``cap=None``: no bound. The answers of the first
-    ``warmup`` epochs are left out: a new head contradicts at random.
+    the teacher, the label, or either (the larger d). ``every``: update all rows once each has been seen again, those
+    that were seen when an epoch passes some over ("pass"), or the rows of a batch after its step ("step"). ``cap``
+    clamps weights before they are normalised once more, which lifts them: a row may end above it, by as much as the
+    clamp took away from all. ``cap=None``: no clamp. The answers of the first ``warmup`` epochs are left out: a new
+    head contradicts at random.
 
-    The table holds w_i n and the newest d_i, -1 until it is measured in this pass.
+    The table holds w_i n, the newest d_i (-1 until it is measured in this pass) and the epoch of that measurement.
     """
 
     remembers = True
 
     def __init__(
-        self, discord: Literal["teacher", "label", "either"] = "teacher", soft: bool = False,
-        every: Literal["pass", "step"] = "pass", eta: float = 1.0, most: float = 2.0, cap: float | None = 10.0,
-        warmup: int = 1, measure: Literal["eval", "train"] = "eval",
+        self, discord: Discord = "teacher", soft: bool = False, every: Every = "pass", eta: float = 1.0,
+        most: float = 2.0, cap: float | None = 10.0, warmup: int = 1, measure: Literal["eval", "train"] = "eval",
     ) -> None:  # fmt: skip
-        if eta < 0 or most < 0:
+        for word, valid in ((discord, get_args(Discord)), (every, get_args(Every))):
+            if word not in valid:
+                raise unknown("word", word, valid, place="weight")
+        if not (0 <= eta < math.inf and most >= 0):
             raise UserError(f"eta={eta}, most={most}; give numbers from 0 up", place="weight")
-        if cap is not None and cap < 1:
+        if cap is not None and not cap >= 1:
             raise UserError(f"cap={cap}; no cap below 1 can hold, for the mean weight is 1", place="weight")
         self.discord, self.soft, self.every = discord, soft, every
         self.eta, self.most, self.cap, self.warmup, self.measure = eta, most, cap, warmup, measure
 
     def start(self, rows: int) -> Tensor:
         """Weights of 1, nothing measured."""
-        return torch.tensor([1.0, -1.0]).repeat(rows, 1)
+        return torch.tensor([1.0, -1.0, 0.0]).repeat(rows, 1)
 
     def __call__(self, table: Tensor | None, answers: Answers, now: Progress) -> Tensor:
         assert table is not None
@@ -93,17 +101,24 @@ class Boosting(SampleWeight):
         return (weight[answers.index] / weight.mean()).to(answers.student)
 
     def update(self, table: Tensor, answers: Answers, now: Progress) -> None:
-        """Note who contradicts, and when a pass is complete (or after every step) boost."""
+        """Note who contradicts, and when a pass is complete, or over, or after every step boost."""
+        classes, left = answers.student.shape[1], (table[:, 1] >= 0) & (table[:, 2] < now.epoch)
+        if bool(left.any()):
+            self._boost(table, left, classes)
         table[answers.index, 1] = discordance(answers, self.discord, self.soft).to(table)
+        table[answers.index, 2] = float(now.epoch)
         rows = answers.index if self.every == "step" else slice(None)
         if bool((table[rows, 1] >= 0).all()):
-            table[rows, 0] = self.boosted(table[rows], answers.student.shape[1])
-            table[:, 0] = self._normalised(table[:, 0])
-            table[rows, 1] = -1
+            self._boost(table, rows, classes)
+
+    def _boost(self, table: Tensor, rows: Tensor | slice, classes: int) -> None:
+        table[rows, 0] = self.boosted(table[rows], classes)
+        table[:, 0] = self._normalised(table[:, 0])
+        table[rows, 1] = -1
 
     def boosted(self, part: Tensor, classes: int) -> Tensor:
-        """The new weights [R] of rows with the table entries ``part`` [R, 2], not normalised."""
-        weight, contradicts = part.unbind(1)
+        """The new weights [R] of rows with the table entries ``part`` [R, 3], not normalised."""
+        weight, contradicts, _ = part.unbind(1)
         epsilon = float((weight * contradicts).sum() / weight.sum())
         epsilon = min(max(epsilon, 1e-6), 1 - 1 / classes - 1e-6)
         beta = self.eta * (math.log((1 - epsilon) / epsilon) + math.log(classes - 1))

@@ -11,10 +11,11 @@ without a teacher, ``hard_weight=1, soft_weight=0, weight=equal``. The weights a
 (``discord="label"``) are DCS with another part.
 
 Differs from the paper: only its idea could be read (more weight where student and teacher disagree). The rule is
-SAMME's with the teacher in the place of the labels, beta at most 2, w_i at most 10 / n, and eta = 0.3, because full
-steps pile the weight up on few rows. Nothing is boosted in the first epoch, when a new head disagrees at random. The
-student answers for a row in evaluation mode just before the step that uses it, not in one more pass at the end of the
-epoch: the same number of forward passes, answers half an epoch older on average.
+SAMME's with the teacher in the place of the labels, beta at most 2, w_i clamped to 10 / n before the weights are
+normalised once more, and eta = 0.3, because full steps pile the weight up on few rows. Nothing is boosted in the first
+epoch, when a new head disagrees at random. The student answers for a row in evaluation mode just before the step that
+uses it, not in one more pass at the end of the epoch: the same number of forward passes, answers half an epoch older on
+average.
 """
 
 from __future__ import annotations
@@ -45,6 +46,9 @@ class Dcs(Distillation):
         weighted: Literal["both", "hard", "soft"] = "both", hard_weight: float = 0.5, soft_weight: float = 0.5,
         match: Match | None = None, temperature: Temperature | None = None, rectifier: TargetRectifier | None = None,
     ) -> None:  # fmt: skip
+        if not (min(hard_weight, soft_weight) >= 0 and hard_weight + soft_weight > 0):
+            message = f"hard_weight={hard_weight}, soft_weight={soft_weight}; give numbers from 0 up, one above"
+            raise UserError(message, place="dcs")
         super().__init__(
             student, teacher, match=match, temperature=temperature or Constant(2.0), rectifier=rectifier,
             hard_weight=hard_weight, soft_weight=soft_weight, weight=weight or Boosting(eta=0.3),
