@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -77,6 +79,15 @@ def test_the_weight_grows_as_the_fraction_shrinks():
 def test_choice_of_alpha_takes_the_best_and_of_equals_the_lowest():
     assert choose_alpha(lambda alpha: -abs(alpha - 0.7)) == 0.75
     assert choose_alpha(lambda alpha: 1.0) == ALPHAS[0]
+    assert choose_alpha(lambda alpha: alpha or math.nan) == 1.0
+    with pytest.raises(UserError, match="has a score"):
+        choose_alpha(lambda alpha: math.nan)
+
+
+def test_defaults_are_the_cards():
+    method = PrunedDataKd(net(), net())
+    assert method.temperature.tau == 4.0 and method.alpha == 0.5
+    assert (method.hard_weight, method.soft_weight) == (0.5, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -126,6 +137,14 @@ def test_bias_and_variance_are_those_of_samples():
     spread = fits.std(1) / np.sqrt(fits.shape[1])
     assert (np.abs(fits.mean(1) - expected) < 5 * spread).all()
     assert fits.var(1).sum() == pytest.approx(sigma**2 * pruned_ridge.variance(X, SOME, FEW, lam, alpha), rel=0.02)
+
+
+def test_variance_is_the_formula():
+    lam, alpha, e = 5.0, 0.8, np.eye(40)
+    g_f, g_t = (X[rows].T @ X[rows] + lam * np.eye(6) for rows in (FEW, SOME))
+    said = X[FEW] @ np.linalg.solve(g_t, X[SOME].T @ e[SOME])  # the teacher's share of every label's noise
+    gain = np.linalg.solve(g_f, X[FEW].T @ (alpha * said + (1 - alpha) * e[FEW]))
+    assert pruned_ridge.variance(X, SOME, FEW, lam, alpha) == pytest.approx((gain**2).sum(), rel=1e-9)
 
 
 def test_a_teacher_on_the_same_rows_is_a_round_of_self_distillation():

@@ -35,7 +35,9 @@ def test_grand_is_the_norm_of_a_rows_own_gradient(net):
     for x, y in zip(image, label):
         gradient = torch.autograd.grad(cross_entropy(net(x[None]), y[None]), list(net.parameters()))
         slow.append(float(torch.cat([g.flatten() for g in gradient]).norm()))
-    np.testing.assert_allclose(pruning.grand(net, image, label, chunk=2), slow, rtol=1e-4)
+    for training in (False, True):
+        np.testing.assert_allclose(pruning.grand(net.train(training), image, label, chunk=2), slow, rtol=1e-4)
+        assert net.training == training
 
 
 def test_forgetting_counts_losses_and_keeps_what_is_never_learnt():
@@ -86,12 +88,28 @@ def test_distance_to_centre_is_within_the_class():
     assert distance.max() < 10
 
 
-@pytest.mark.parametrize("fraction", [0.1, 0.33, 0.5, 1.0])
-def test_class_balance_keeps_the_rounded_share_of_every_class(fraction):
-    kept = pruning.kept_rows(pruning.chance(len(LABEL), 0), LABEL, fraction)
-    assert np.bincount(LABEL[kept], minlength=4).tolist() == [round(fraction * n) for n in (10, 20, 30, 7)]
+@pytest.mark.parametrize(
+    ("sizes", "fraction", "expected"),
+    [
+        ([10, 20, 30, 7], 0.1, [1, 2, 3, 1]),
+        ([10, 20, 30, 7], 0.33, [3, 7, 10, 2]),
+        ([10, 20, 30, 7], 0.5, [5, 10, 15, 4]),
+        ([10, 20, 30, 7], 1.0, [10, 20, 30, 7]),
+        ([10, 200], 0.05, [1, 10]),  # half a row is a row, not none
+        ([30] * 4, 0.05, [2, 2, 1, 1]),  # and four times half a row are two rows
+        ([30, 2], 0.1, [3, 1]),
+    ],
+)
+def test_class_balance_keeps_the_share_of_every_class_and_of_the_whole(sizes, fraction, expected):
+    label = np.repeat(np.arange(len(sizes)), sizes)
+    kept = pruning.kept_rows(pruning.chance(len(label), 0), label, fraction)
+    assert np.bincount(label[kept], minlength=len(sizes)).tolist() == expected
     assert (np.diff(kept) > 0).all()
-    assert len(pruning.kept_rows(pruning.chance(67, 0), LABEL, fraction, balanced=False)) == round(fraction * 67)
+
+
+def test_without_balance_the_share_is_that_of_all_rows():
+    kept = [pruning.kept_rows(pruning.chance(67, 0), LABEL, f, balanced=False) for f in (0.001, 0.1, 0.33, 1.0)]
+    assert [len(rows) for rows in kept] == [1, 7, 22, 67]
 
 
 def test_hard_easy_and_moderate():
@@ -107,9 +125,12 @@ def test_chance_is_the_same_for_the_same_seed():
 
 @pytest.mark.parametrize(
     ("given", "part"),
-    [({"fraction": 0}, "above 0"), ({"fraction": 1.5}, "above 0"), ({"fraction": 0.001}, "keeps none"),
-     ({"fraction": 0.5, "order": "easyy"}, "did you mean 'easy'")],
-)  # fmt: skip
+    [
+        ({"fraction": 0}, "above 0"),
+        ({"fraction": 1.5}, "above 0"),
+        ({"fraction": 0.5, "order": "easyy"}, "did you mean 'easy'"),
+    ],
+)
 def test_wrong_input_is_refused(given, part):
     with pytest.raises(UserError, match=part):
         pruning.kept_rows(pruning.chance(len(LABEL), 0), LABEL, **given)

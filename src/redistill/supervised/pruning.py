@@ -6,6 +6,7 @@ from the middle of its class). Scores come from networks and training rows alone
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -43,8 +44,11 @@ def grand(network: nn.Module, image: Tensor, label: Tensor, *, chunk: int = 64) 
     def squared_norm(x: Tensor, y: Tensor) -> Tensor:
         return sum((g.square().sum() for g in grad(row_loss)(weights, x, y).values()), torch.zeros(()))
 
+    training = network.training
     network.eval()  # batch statistics would mix the rows
-    return vmap(squared_norm, chunk_size=chunk)(image, label).sqrt().numpy()
+    norm = vmap(squared_norm, chunk_size=chunk)(image, label).sqrt().numpy()
+    network.train(training)
+    return norm
 
 
 def forgetting(correct: Array) -> Array:
@@ -119,28 +123,36 @@ def distance_to_centre(features: Array, label: Array) -> Array:
 
 
 def kept_rows(score: Array, label: Array, fraction: float, *, order: Order = "hard", balanced: bool = True) -> Array:
-    """The rows that pruning keeps, in rising order: ``round(fraction n_c)`` of every class c, or ``round(fraction N)``
-    of all rows when not ``balanced``.
+    """The rows that pruning keeps, in rising order: ``fraction`` of all N rows, and when ``balanced`` of every class,
+    whose shares are rounded to the whole by their largest remainders. Every class keeps a row at least, so where there
+    are more classes than rows to keep, more than the fraction is kept.
 
     ``order``: "hard" keeps the highest scores, "easy" the lowest, "moderate" those nearest to the (class) median. Equal
-    scores go by row number. Raises :class:`UserError` for a fraction outside (0, 1], or one that keeps nothing.
+    scores go by row number. Raises :class:`UserError` for a fraction outside (0, 1].
     """
     if not 0 < fraction <= 1:
         raise UserError(f"fraction={fraction}; give a number above 0, at most 1", place="pruning")
     if order not in get_args(Order):
         raise unknown("order", order, get_args(Order), place="pruning")
     groups = _classes(label) if balanced else [np.arange(len(label))]
-    kept = np.sort(np.concatenate([rows[_first(score[rows], fraction, order)] for rows in groups]))
-    if len(kept) == 0:
-        raise UserError(f"fraction={fraction} of {len(label)} rows keeps none; give more", place="pruning")
-    return kept
+    counts = _shares(np.array([len(rows) for rows in groups]), fraction)
+    return np.sort(np.concatenate([rows[_first(score[rows], n, order)] for rows, n in zip(groups, counts)]))
 
 
-def _first(score: Array, fraction: float, order: Order) -> Array:
+def _shares(sizes: Array, fraction: float) -> Array:
+    """``fraction`` of groups of these ``sizes``, in whole rows, at least one of each."""
+    exact = fraction * sizes
+    counts = np.maximum(np.floor(exact).astype(int), 1)
+    missing = max(0, math.floor(exact.sum() + 0.5) - counts.sum())
+    counts[np.argsort(counts - exact, kind="stable")[:missing]] += 1
+    return counts
+
+
+def _first(score: Array, count: int, order: Order) -> Array:
     key = {"hard": -score, "easy": score}.get(order)
     if key is None:
         key = np.abs(score - np.median(score[np.isfinite(score)]))
-    return np.argsort(key, kind="stable")[: round(fraction * len(score))]
+    return np.argsort(key, kind="stable")[:count]
 
 
 def _classes(label: Array) -> list[Array]:

@@ -9,12 +9,14 @@ takes as many steps for every f; equal epochs would starve the small fractions.
 The weight alpha is near 1/2 when everything is kept and near 1 when little is. The default is alpha = 1 - f / 2;
 :func:`choose_alpha` looks at a validation set instead.
 
-Differs from the paper: tau = 4 and the rule 1 - f / 2 are ours, the paper gives only the trend. The ridge theory is in
+Differs from the paper: tau = 4 and the rule 1 - f / 2 are ours, the paper gives only the trend. Rows come as the data
+source gives them, without augmentation unless it makes some; both networks see the same. The ridge theory is in
 ``redistill.theory.pruned_ridge``.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from torch import nn
@@ -36,8 +38,11 @@ def alpha_for(fraction: float) -> float:
 
 def choose_alpha(score: Callable[[float], float], grid: Sequence[float] = ALPHAS) -> float:
     """The weight of highest ``score(alpha)``: train with alpha, measure on validation rows that are neither pruned nor
-    tested on. Of equals the lowest."""
-    return max(grid, key=score)
+    tested on. Of equals the lowest; one whose score is NaN is out. Raises :class:`UserError` when none is left."""
+    scores = {alpha: value for alpha in grid if not math.isnan(value := score(alpha))}
+    if not scores:
+        raise UserError(f"no alpha of {list(grid)} has a score", place="alpha")
+    return max(scores, key=scores.__getitem__)
 
 
 class PrunedDataKd(Distillation):
