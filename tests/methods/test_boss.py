@@ -7,12 +7,15 @@ import os
 import signal
 import sys
 
+import numpy as np
+import optuna
 import pytest
 import torch
 
 from redistill.core import Diverged, Plan, UserError, fit
 from redistill.core.followers import same_weights
 from redistill.core.progress import Progress
+from redistill.core.slot import options
 from redistill.methods.supervised.boss import Boss, Job, Search, trainer
 from redistill.models.nets import mlp
 from redistill.supervised.pool import Pool
@@ -46,7 +49,7 @@ def space(trial):
 
 
 def search(folder, **changes):
-    return Search(folder, space, **{"warm_up": 4, "trials": 9, "top": 3, "seed": 5, **changes})
+    return Search(folder, **{"space": space, "warm_up": 4, "trials": 9, "top": 3, "seed": 5, **changes})
 
 
 class Spy:
@@ -116,6 +119,27 @@ def test_pairs_are_two_of_the_best_that_were_there(tmp_path):
         notes = finished[f"boss-{number:05d}"].notes
         assert notes["start"] != notes["teacher"]
         assert {finished[notes["start"]].score, finished[notes["teacher"]].score} <= set(there)
+
+
+def test_both_of_a_pair_are_drawn_at_random(tmp_path):
+    begun = search(tmp_path)
+    begun.run(Spy())
+    seen = set()
+
+    class Noted(dict):
+        set_user_attr = dict.__setitem__
+
+    for seed in range(60):
+        noted = Noted()
+        begun._inherit(noted, np.random.default_rng(seed))
+        seen.add((noted["start"], noted["teacher"]))
+    assert len(seen) == 6  # every ordered pair of the three best
+
+
+def test_defaults_are_the_papers():
+    given = {name: p.default for name, p in options(Search).items()}
+    shown = {"warm_up": 32, "trials": 128, "top": 8, "warm_start": True, "distil": True}
+    assert {name: given[name] for name in shown} == shown
 
 
 def test_warm_up_scores_stay_out_of_the_second_study(tmp_path):
@@ -210,7 +234,17 @@ def test_other_search_in_the_folder_is_refused(tmp_path):
     for changes, part in (({"seed": 6}, "seed is 5, here 6"), ({"distil": False}, "distil"), ({"top": 4}, "top")):
         with pytest.raises(UserError, match=part):
             search(tmp_path, **changes)
+    for other in ((1e-3, 1, False), (1e-3, 2, True)):  # once Optuna would refuse it later, once it would not
+        with pytest.raises(UserError, match=r"space is .*here"):
+            search(tmp_path, space=lambda trial, o=other: {"lr": trial.suggest_float("lr", *o[:2], log=o[2])})
+    with pytest.raises(UserError, match="sampler is 'TPESampler', here 'RandomSampler'"):
+        search(tmp_path, sampler=lambda seed: optuna.samplers.RandomSampler(seed=seed))
     search(tmp_path, trials=20)  # more trials are welcome
+
+
+def test_a_trial_without_a_score_is_reported(tmp_path):
+    with pytest.raises(UserError, match="score: train gave None"):
+        search(tmp_path).run(lambda job: (None, make()))
 
 
 def test_network_of_another_shape_is_refused(tmp_path):

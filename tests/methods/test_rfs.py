@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from redistill.core import Plan, UserError, fit
+from redistill.core import Plan, UserError, describe, fit
 from redistill.core.build import build
 from redistill.core.followers import same_weights
 from redistill.core.method import bare_progress
+from redistill.core.slot import options
 from redistill.methods.supervised.rfs import Rfs, few_shot, generations
 from redistill.models.nets import mlp, staged_convnet
 from redistill.supervised.classifier import Classification
@@ -87,6 +88,22 @@ def test_few_shot_classifier_learns_its_examples_and_stays_frozen():
     assert all(torch.equal(v, before[k]) for k, v in classifier.state_dict().items())
 
 
+def test_the_users_network_can_go_on_learning():
+    network = net().train()
+    classifier = few_shot(network, DATA["image"][:6], torch.arange(6) % 3)
+    scores = classifier(DATA["image"])
+    assert network.training and all(p.requires_grad for p in network.parameters())
+    fit(Classification(network), DATA, PLAN)
+    assert torch.equal(classifier(DATA["image"]), scores)
+
+
+def test_defaults_are_the_papers():
+    shown = {"tau": 4.0, "gamma": 0.5, "alpha": 0.5, "augment": None}
+    assert describe(Rfs(net(), net())) == shown
+    given = {name: p.default for name, p in options(few_shot).items()}
+    assert given == {"head": None, "augment": None, "copies": 5, "C": 1.0, "seed": 0}
+
+
 def test_a_query_is_answered_alike_alone_and_in_company():
     classifier, image = few()
     torch.testing.assert_close(classifier(image)[:1], classifier(image[:1]), rtol=1e-4, atol=1e-5)
@@ -123,6 +140,11 @@ def test_copies_that_change_nothing_count_five_times_as_much():
         (lambda: Rfs(net(), net(), gamma=0.0, alpha=0.0), "one above"),
         (lambda: few_shot(net(), DATA["image"][:2], torch.tensor([0, 2])), r"labels \[0, 2\]"),
         (lambda: few_shot(net(), DATA["image"][:2], torch.tensor([0, 0])), "two or more"),
+        (lambda: few_shot(net(), DATA["image"][:2], torch.tensor([0.0, 1.0])), "two or more"),
+        (lambda: few_shot(net(), DATA["image"][:3], torch.tensor([0, 1])), "for 3 images"),
+        (lambda: few(copies=0), "copies=0"),
+        (lambda: few(C=0.0), "C=0"),
+        (lambda: few(head="heed"), "head: unknown layer 'heed'; did you mean 'head'"),
         (lambda: fit(Rfs(net(), net(classes=5)), DATA, PLAN), "4 classes in the student, 5"),
         (lambda: build(Rfs, {"augment": "crop_flip_jiter"}, mlp(2, 2), mlp(2, 2)), "crop_flip_jitter"),
     ],

@@ -18,6 +18,7 @@ from scipy.spatial.distance import cdist
 from torch import Tensor, nn
 
 from redistill.core import Loss, Method, Progress, UserError
+from redistill.core.errors import unknown
 from redistill.core.method import Batch, bare_progress
 from redistill.core.progress import seed_of
 from redistill.models.features import classifier_layer, scores_and_embedding
@@ -77,6 +78,9 @@ def embed(network: nn.Module, image: Tensor, *, head: str | None = None, batch_s
     episode's queries would be help from rows that are to be named.
     """
     name, training, device = head or classifier_layer(network), network.training, next(network.parameters()).device
+    layers = dict(network.named_modules())
+    if name not in layers:
+        raise unknown("layer", name, [layer for layer in layers if layer], place="head")
     network.eval()
     parts = [scores_and_embedding(network, name, part.to(device))[1] for part in image.split(batch_size)]
     network.train(training)
@@ -112,6 +116,8 @@ def logistic(support: Array, label: Array, query: Array, *, C: float = 1.0) -> A
 
 def fit_logistic(support: Array, label: Array, *, C: float = 1.0) -> Any:
     """The :class:`~redistill.supervised.probe.Probe` behind :func:`logistic`."""
+    if not C > 0:
+        raise UserError(f"C={C}; give a number above 0", place="C")
     target = np.eye(label.max() + 1)[label]
     return fit_probe(support, target, 1 / (C * len(label)), iterations=1000)
 

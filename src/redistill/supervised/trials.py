@@ -55,6 +55,15 @@ def tree_parzen(seed: int) -> Any:
     return load_optuna().samplers.TPESampler(seed=seed, constant_liar=True)
 
 
+def describe_space(space: Callable[[Any], Any]) -> dict[str, str]:
+    """What ``space`` asks a trial for, by name: told by a trial of no database, so that it does not meet an older
+    answer there."""
+    optuna = load_optuna()
+    trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
+    space(trial)
+    return {name: optuna.distributions.distribution_to_json(kind) for name, kind in trial.distributions.items()}
+
+
 def _database(optuna: Any, file: Path) -> Any:
     """Optuna's storage in one SQLite file that writes ahead: a trial then costs milliseconds instead of tenths of a
     second, and a killed process loses nothing that was told."""
@@ -96,7 +105,7 @@ class Trials:
                 for name in names
             }
             for study in self.studies.values():
-                self._claim(study, {"seed": seed, **(identity or {})})
+                self._claim(study, {"seed": seed, "sampler": type(self.sampler(0)).__name__, **(identity or {})})
 
     def _claim(self, study: Any, identity: dict[str, Any]) -> None:
         there = study.user_attrs.get("identity", identity)

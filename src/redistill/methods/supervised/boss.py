@@ -9,7 +9,9 @@ then trials that inherit; the scores of the first never reach the second's optim
 checkpoints are drawn from (seed, place of the trial).
 
 Differs from the paper: the score is what the caller's ``train`` says, by rule that of the last epoch on validation rows
-(the paper keeps the best epoch). A trial that diverges counts as worse than any other, and has no checkpoint.
+(the paper keeps the best epoch). A trial's rows come as ``data`` gives them: the paper's crops and mirror images, the
+same for both networks, are the caller's to make. A trial that diverges counts as worse than any other, and has no
+checkpoint.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from redistill.core.progress import seed_of
 from redistill.supervised.classifier import Classification, Distillation
 from redistill.supervised.matches import LogitMse
 from redistill.supervised.pool import Pool, Weights
-from redistill.supervised.trials import Finished, Trials, name_of
+from redistill.supervised.trials import Finished, Trials, describe_space, name_of
 
 
 class Boss(Distillation):
@@ -98,7 +100,8 @@ class Search:
         self.space, self.seed, self.top = space, seed, top
         self.warm_start, self.distil = warm_start, distil
         self.limits = {"warm-up": warm_up, "boss": trials - warm_up}
-        identity = {"warm_up": warm_up, "top": top, "warm_start": warm_start, "distil": distil}
+        identity = {"warm_up": warm_up, "top": top, "warm_start": warm_start, "distil": distil,
+                    "space": describe_space(space)}  # fmt: skip
         self.trials = Trials(Path(folder), self.limits, seed=seed, identity=identity, sampler=sampler)
         self.pool = Pool(Path(folder) / "pool", limit=max(keep or 2 * top, top + 1))
 
@@ -120,6 +123,8 @@ class Search:
     def _trial(self, study: str, trial: Any, place: int, train: Train) -> None:
         try:
             score, network = train(self._job(study, trial, place))
+            if score is None:
+                raise UserError("train gave None; return a number", place="score")
             self.pool.put(name_of(study, trial.number), network.state_dict())
         except Diverged:
             score = math.nan

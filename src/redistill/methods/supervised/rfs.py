@@ -14,6 +14,7 @@ out; ``supervised.hints`` and ``supervised.contrastive`` have them. Crops are pa
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -56,7 +57,7 @@ def generations(
     make: Callable[[int], nn.Module], data: Any, plan: Plan, count: int = 1, *, tau: float = 4.0, gamma: float = 0.5,
     alpha: float = 0.5, augment: Augmentation | None = None,
 ) -> list[nn.Module]:  # fmt: skip
-    """``count`` + 1 networks in evaluation mode, oldest first; each ``make(k)`` trains for the whole ``plan``.
+    """``count`` + 1 networks, oldest first, frozen, in evaluation mode; each ``make(k)`` trains for the whole ``plan``.
 
     Which one to use is to be chosen on validation classes: neither base classes nor those of the test episodes.
     """
@@ -72,14 +73,15 @@ def generations(
 
 
 class FewShot(nn.Module):
-    """A classifier of new classes: a frozen network, and the logistic regression on its normalised embedding."""
+    """A classifier of new classes: a frozen copy of a network, and the logistic regression on its normalised
+    embedding."""
 
     weight: Tensor
     bias: Tensor
 
     def __init__(self, network: nn.Module, weight: Tensor, bias: Tensor, head: str) -> None:
         super().__init__()
-        self.network, self.head = network.eval().requires_grad_(False), head
+        self.network, self.head = copy.deepcopy(network).eval().requires_grad_(False), head
         self.register_buffer("weight", weight)
         self.register_buffer("bias", bias)
 
@@ -97,14 +99,12 @@ def few_shot(
     network: nn.Module, image: Tensor, label: Tensor, *, head: str | None = None, augment: Augmentation | None = None,
     copies: int = 5, C: float = 1.0, seed: int = 0,
 ) -> FewShot:  # fmt: skip
-    """A classifier of the classes 0..N-1 from a few images [M, C, H, W] with labels [M].
+    """A classifier of the classes 0..N-1 from a few images [M, C, H, W] with labels [M]; ``network`` stays as it is.
 
     ``augment``: the regression sees ``copies`` changed images of each instead of the images; ``head``: the layer whose
     input is the embedding, the last linear one if left out. Raises :class:`UserError` where a class has no image.
     """
-    known = label.unique().tolist()
-    if known != list(range(len(known))) or len(known) < 2:
-        raise UserError(f"labels {known}; number two or more classes from 0, each with an image", place="label")
+    _check_support(image, label, copies)
     if augment is not None:
         image = torch.cat([augment(image, bare_progress(k, seed=seed)) for k in range(copies)])
         label = label.repeat(copies)
@@ -113,3 +113,13 @@ def few_shot(
     device = next(network.parameters()).device
     weight, bias = (torch.from_numpy(part).float().to(device) for part in (probe.weight, probe.bias))
     return FewShot(network, weight, bias, head)
+
+
+def _check_support(image: Tensor, label: Tensor, copies: int) -> None:
+    known = label.unique().tolist()
+    if label.is_floating_point() or known != list(range(len(known))) or len(known) < 2:
+        raise UserError(f"labels {known}; number two or more classes from 0, each with an image", place="label")
+    if label.shape != image.shape[:1]:
+        raise UserError(f"labels {tuple(label.shape)} for {len(image)} images; give one each", place="label")
+    if copies < 1:
+        raise UserError(f"copies={copies}; give 1 or more", place="copies")
