@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from redistill.beds import emoji
+from redistill.beds import emoji, emoji_subgroups
 from redistill.core import UserError
 
 
@@ -45,6 +45,12 @@ def test_caption_words_become_ids(faces):
     ids = vocabulary.ids(["grinning face", "zebra"], length=3)
     assert ids.shape == (2, 3) and ids[1].tolist() == [vocabulary.unknown, 0, 0]
     assert vocabulary.words[int(ids[0, 1]) - 1] == "face"
+
+
+def test_no_picture_is_in_two_parts():
+    train, test = emoji_subgroups.split(1)
+    pictures = [picture.tobytes() for part in (train, test) for picture in part.image]
+    assert len(set(pictures)) == len(pictures) > 3900 and len(train) == pytest.approx(0.6 * len(pictures), rel=0.02)
 
 
 @pytest.mark.parametrize(

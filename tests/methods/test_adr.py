@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -118,6 +119,40 @@ def test_attacked_pictures_stay_in_the_ball_and_in_the_unit_cube_and_are_worse(a
     assert after > before + 0.01
 
 
+@pytest.mark.parametrize("attack", ATTACKS, ids=["pgd", "trades"])
+def test_the_loss_by_hand(attack):
+    """The average sees the clean picture; the attack climbs, and the student descends, what the equations say."""
+    method, other = Adr(net(norm=True).eval(), attack=attack), net(norm=True).eval()
+    with torch.no_grad():  # the average and the student differ
+        other[1].weight.mul_(3.0)
+        method.teacher.net.load_state_dict(other.state_dict())
+    image, f, now, dice = IMAGE, method.student, at(30), at(30)
+    q = (other(image) / (2.0 + 0.25 * (1 + math.cos(0.3 * math.pi)))).softmax(1)
+    trust = 0.95 - 0.125 * (1 + math.cos(0.3 * math.pi)) - (q.amax(1) - q[range(24), LABEL])
+    trust = trust.clamp(0, 1)[:, None]
+    P = (trust * q + (1 - trust) * torch.eye(3)[LABEL]).detach()
+
+    def ce(x, target):
+        return -(target * f(x).log_softmax(1)).sum(1)
+
+    def contradiction(x):  # KL(f(x) || f(x')), the clean picture first
+        return (f(image).softmax(1) * (f(image).log_softmax(1) - f(x).log_softmax(1))).sum(1)
+
+    pgd = isinstance(attack, Pgd)
+    x = image + 0.1 * (2 * dice.rand(*image.shape) - 1) if pgd else image + 1e-3 * dice.randn(*image.shape)
+    low, high = (image - 0.1).clamp(0, 1), (image + 0.1).clamp(0, 1)
+    x = x.clamp(low, high)
+    for _ in range(4):
+        x.requires_grad_(True)
+        slope = torch.autograd.grad((ce(x, P) if pgd else contradiction(x)).sum(), x)[0]
+        x = (x.detach() + 0.03 * slope.sign()).clamp(low, high)
+    expected = {"adversarial": ce(x, P)} if pgd else {"clean": ce(image, P), "robust": 6 * contradiction(x)}
+    found = method.loss("student", method.prepare({**DATA}, now), now).terms
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value.mean(), rtol=1e-4, atol=1e-5)
+
+
 def test_the_label_plays_no_part_in_the_trades_attack():
     student, target = net(), nn.functional.one_hot(LABEL, 3).float()
     found = [ATTACKS[1](student, IMAGE, t, bare_progress()) for t in (target, target.roll(1, 1))]
@@ -167,8 +202,7 @@ def test_perturbed_weights_are_steeper_and_the_gradient_is_taken_there():
     assert loss(moved) > loss(student) + 1e-3
     by_hand = copy.deepcopy(student)
     for p, slope in zip(by_hand.parameters(), torch.autograd.grad(loss(student), student.parameters())):
-        if p.ndim > 1:
-            p.data += rho * p.norm() / slope.norm() * slope
+        p.data += rho * p.norm() / slope.norm() * slope
     expected = torch.autograd.grad(loss(by_hand), by_hand.parameters())
     torch.testing.assert_close(torch.autograd.grad(loss(moved), student.parameters()), expected)
     again = sharpened(student, loss(student), 0.0)
@@ -199,6 +233,7 @@ def test_survivors_fall_with_the_attack_and_the_search_stays_in_the_ball():
         ({}, {**DATA, "image": IMAGE * 2 - 1}, "normalise in the network"),
         ({}, {"image": IMAGE}, "'label'"),
         ({"rho": -1.0}, DATA, "rho=-1.0"),
+        ({"decay": 1.5}, DATA, "decay=1.5"),
         ({"attack": {"name": "pgd", "eps": -0.1}}, DATA, "eps=-0.1"),
         ({"attack": "pgt"}, DATA, "did you mean 'pgd'"),
         ({"rectifier": {"name": "annealed", "high": 1.2}}, DATA, "high=1.2"),

@@ -220,5 +220,7 @@ def test_recipe_and_constructor_are_one():
         fitted(build(Ctkd, {"temperature": {"name": "instance_curriculum", "classes": 9}}, *nets()))
     with pytest.raises(UserError, match=r"span=0\.0; give a number above 0"):
         build(Ctkd, {"temperature": {"name": "global_curriculum", "span": 0.0}}, *nets())
+    with pytest.raises(UserError, match=r"weights -1\.0 and 0\.9"):
+        build(Ctkd, {"hard_weight": -1.0}, *nets())
     with pytest.raises(UserError, match="did you mean 'global_curriculum'"):
         build(Ctkd, {"temperature": "global_curiculum"}, *nets())

@@ -82,6 +82,11 @@ def test_unseen_rows_stay_empty():
     torch.testing.assert_close(method.table.sum(1), seen.float())
 
 
+def test_the_defaults_are_the_papers():
+    for method in (ps_kd(), PreviousNetwork(net())):
+        assert isinstance(method.rectifier, Progressive) and method.rectifier.alpha == 0.8
+
+
 def test_gradient_is_softmax_minus_target():
     method, index = ps_kd(Fixed(0.6)), torch.arange(5)
     method.table[:] = torch.rand(ROWS, CLASSES, generator=GENERATOR).softmax(1)

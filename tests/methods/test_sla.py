@@ -108,11 +108,21 @@ def test_large_loss_sums_over_the_transformations():
     torch.testing.assert_close(terms(sla(joint_weight=4.0))["joint"], 4 * terms(sla())["joint"])
 
 
-def test_without_its_weights_the_own_classifier_is_left_alone():
+def test_without_its_weights_the_own_classifier_becomes_the_joint_head_read_once():
     method = sla(single_weight=0.0, distill_weight=0.0)
-    before = method.student[-1].weight.clone()
-    fit(method, BATCH, Plan(steps=2, batch_size=6, lr=0.1, optimizer="sgd", device="cpu"))
-    assert torch.equal(method.student[-1].weight, before) and set(terms(method)) == {"joint"}
+    student = fit(method, BATCH, Plan(steps=2, batch_size=6, lr=0.1, optimizer="sgd", device="cpu")).student
+    assert set(terms(method)) == {"joint"} and student is method.student
+    torch.testing.assert_close(student(IMAGE), method.single(IMAGE), rtol=0, atol=1e-12)
+    kept = sla().export()
+    assert torch.equal(kept[-1].weight, net()[-1].weight)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("method", [Sla, TwoTasks, lambda n: Sla(n, single_weight=0.0, distill_weight=0.0)])
+def test_heads_have_the_type_of_the_student(method, dtype):
+    rows = {"image": IMAGE.to(dtype), "label": LABEL}
+    student = fit(method(net().to(dtype)), rows, Plan(steps=1, batch_size=12, device="cpu")).student
+    assert {p.dtype for p in student.parameters()} == {dtype}
 
 
 def test_the_student_leaves_as_it_came():

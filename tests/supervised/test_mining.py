@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from redistill.core import UserError
 from redistill.supervised.mining import duplicates, top_k_per_class
@@ -34,6 +35,16 @@ def test_copies_are_found_whatever_their_brightness():
     pool[7], pool[11], pool[13] = held[3], 0.5 * held[4] + 0.2, held[5] + 0.01 * rng.random((1, 6, 6))
     assert np.flatnonzero(duplicates(pool, held, block=16)).tolist() == [7, 11, 13]
     assert not duplicates(np.ones((2, 4)), np.ones((2, 4))).any()
+
+
+def test_nothing_is_a_copy_where_nothing_is_held_and_tensors_will_do():
+    some, none = np.random.default_rng(2).random((5, 4)), np.zeros((0, 4))
+    assert (
+        not duplicates(some, none).any() and duplicates(none, some).shape == (0,) and len(duplicates(some, none)) == 5
+    )
+    p = torch.from_numpy(some).softmax(1)
+    assert top_k_per_class(p, 2).tolist() == top_k_per_class(p.numpy(), 2).tolist()
+    assert duplicates(p, p).all() and len(top_k_per_class(none, 2)) == 0
 
 
 def test_senseless_sizes_are_refused():

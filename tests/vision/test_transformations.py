@@ -44,6 +44,11 @@ def test_rotations_are_quarter_turns_and_half_turns():
     assert torch.equal(quarters[2::4], IMAGE.flip(2, 3)) and torch.equal(halves[1::2], IMAGE.flip(2, 3))
 
 
+def test_three_colour_orders_are_the_cyclic_ones():
+    rows = ColourOrders(3)(IMAGE)
+    assert torch.equal(rows[1::3], IMAGE.roll(-1, 1)) and torch.equal(rows[2::3], IMAGE.roll(1, 1))
+
+
 def test_joint_labels_follow_the_rows():
     assert joint_labels(torch.tensor([2, 0]), 3).tolist() == [6, 7, 8, 0, 1, 2]
 

@@ -6,15 +6,15 @@ network, equal epochs; the arms differ in the target alone.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from redistill.beds import emoji, metrics, mnist
+from redistill.beds import emoji_subgroups, metrics, mnist
 from redistill.beds.images import Images, corrupt
 from redistill.core import Plan, fit
 from redistill.core.study import Claim, Outcome, Results, Study
@@ -38,23 +38,17 @@ def digits(seed: int, rows: int, wrong: float) -> tuple[Images, Images]:
     return Images(train.image, corrupt(train.label, wrong, 10, seed), 10), test
 
 
-def emoji_subgroups(seed: int, classes: int = 20, share: float = 0.6) -> tuple[Images, Images]:
-    """The largest Unicode subgroups at 16x16 pixels, in training and test emoji: no emoji is in both, by any artist."""
-    found = emoji.load("all", 32)
-    names = [name for name, _ in Counter(found.column("subgroup")).most_common(classes)]
-    found = found.take([row for row, name in enumerate(found.column("subgroup")) if name in names])
-    label = np.array([names.index(name) for name in found.column("subgroup")])
-    images = Images(torch.nn.functional.avg_pool2d(found.image, 2).numpy(), label, classes)
-    codes, code = np.unique(found.column("code"), return_inverse=True)
-    chosen = (np.random.default_rng(seed).permutation(len(codes)) < share * len(codes))[code]
-    return images.take(np.flatnonzero(chosen)), images.take(np.flatnonzero(~chosen))
+def emoji(seed: int) -> tuple[Images, Images]:
+    """Training and test emoji of the 20 largest Unicode subgroups at 16x16 pixels, from -1 to 1."""
+    train, test = (replace(part, image=2 * part.image - 1) for part in emoji_subgroups.split(seed))
+    return train, test
 
 
 def cell(arm: str, seed: int, budget: Mapping[str, Any]) -> Outcome:
     """One arm in the three regimes; metrics on test rows with right labels."""
     found = {}
     for regime, wrong in REGIMES.items():
-        train, test = emoji_subgroups(seed) if regime == "emoji" else digits(seed, budget["rows"][regime], wrong)
+        train, test = emoji(seed) if regime == "emoji" else digits(seed, budget["rows"][regime], wrong)
         probabilities = _train(arm, train, test.image, seed, budget["epochs"])
         found |= {f"{regime}_{name}": measure(probabilities, test.label) for name, measure in MEASURES.items()}
     return Outcome(found)

@@ -103,8 +103,9 @@ def ascend(loss: Callable[[Tensor], Tensor], start: Tensor, image: Tensor, attac
 
 
 def sharpened(student: nn.Module, loss: Tensor, rho: float) -> Network:
-    """The student with each weight matrix moved uphill on ``loss`` by ``rho`` times its own length (Wu, Xia and Wang
-    2020). Gradients reach the weights as they are, taken where they were moved to; buffers are not written.
+    """The student with each of its weights (matrices, biases, scales) moved uphill on ``loss`` by ``rho`` times its own
+    length (after Wu, Xia and Wang 2020, who move matrices alone). Gradients reach the weights as they are, taken where
+    they were moved to; buffers are not written.
 
     Raises :class:`UserError` for sharded weights, whose lengths no single rank knows.
     """
@@ -115,7 +116,7 @@ def sharpened(student: nn.Module, loss: Tensor, rho: float) -> Network:
     moved = {
         name: p + rho * p.detach().norm() / slope.norm().clamp_min(1e-12) * slope
         for (name, p), slope in zip(named.items(), slopes)
-        if slope is not None and p.ndim > 1  # biases and the scales of norms stay
+        if slope is not None
     }
     buffers = {name: b.clone() for name, b in student.named_buffers()}
     return lambda x: functional_call(student, {**moved, **buffers}, (x,))

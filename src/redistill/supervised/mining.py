@@ -15,6 +15,7 @@ def top_k_per_class(probabilities: Array, k: int) -> Array:
 
     A row counts for its most probable class alone, so no row is taken twice and a thin class gives fewer than ``k``.
     """
+    probabilities = np.asarray(probabilities)
     if k < 1:
         raise UserError(f"k={k}; keep at least one row a class", place="mining")
     winner, surest = probabilities.argmax(1), probabilities.max(1)
@@ -31,6 +32,8 @@ def duplicates(pool: Array, held: Array, threshold: float = 0.98, block: int = 1
     """
     if not 0 < threshold <= 1:
         raise UserError(f"threshold={threshold}; give a correlation above 0 and at most 1", place="mining")
+    if not (len(pool) and len(held)):
+        return np.zeros(len(pool), bool)
     a, b = _standard(pool), _standard(held)
     return np.concatenate(
         [(part @ b.T).max(1) >= threshold - 1e-6 for part in np.split(a, range(block, len(a), block))]

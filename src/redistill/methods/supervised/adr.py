@@ -2,7 +2,7 @@
 
     q        = softmax( f_mean(x) / tau_s ),   tau_s falls, lambda_s rises along half a cosine over the run
     lambda_i = clip( lambda_s - (max_c q_c - q_y), 0, 1 )
-    P        = lambda_i q + (1 - lambda_i) onehot(y)                                     (Wu, Lin, Sun and Liu 2023)
+    P        = lambda_i q + (1 - lambda_i) onehot(y)                                         (Wu, Wang and Chen 2024)
     PGD:     x' climbs CE(f(x'), P) in the ball around x,        L = CE(f(x'), P)
     TRADES:  x' climbs KL(f(x) || f(x')),                        L = CE(f(x), P) + beta KL(f(x) || f(x'))
     mean     <- m mean + (1 - m) theta after every step, buffers included
@@ -38,6 +38,8 @@ class Adr(Method):
         super().__init__()
         if rho < 0:
             raise UserError(f"rho={rho}; give 0 (no weight perturbation) or a small number such as 0.005", place="rho")
+        if not 0 <= decay <= 1:
+            raise UserError(f"decay={decay}; give a share from 0 (the student itself) to 1 (frozen)", place="decay")
         self.student, self.teacher = student, Ema(student, decay, average_buffers=True)
         self.attack, self.rectifier = attack or Pgd(), rectifier or Annealed()
         self.rho, self.averaged = rho, averaged

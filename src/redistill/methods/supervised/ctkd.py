@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from redistill.core import UserError
 from redistill.supervised.classifier import Distillation
 from redistill.supervised.matches import Match
 from redistill.supervised.targets import TargetRectifier
@@ -38,6 +39,8 @@ class Ctkd(Distillation):
         temperature: Temperature | None = None, rectifier: TargetRectifier | None = None, hard_weight: float = 0.1,
         soft_weight: float = 0.9,
     ) -> None:  # fmt: skip
+        if min(hard_weight, soft_weight) < 0:
+            raise UserError(f"weights {hard_weight} and {soft_weight}; give numbers from 0 up", place="ctkd")
         super().__init__(
             student, teacher, match=match, temperature=temperature or GlobalCurriculum(), rectifier=rectifier,
             hard_weight=hard_weight, soft_weight=soft_weight,

@@ -8,11 +8,12 @@ copies.
 Roles: student (trained): the backbone f with its own classifier U; joint (trained, dropped at the end): W, a second
 linear layer on what U reads, with a score for every pair of class and transformation. The stop-gradient on s keeps the
 teacher from being pulled to the student. With both weights of U at 0 this is SLA: use :meth:`Sla.aggregate` (SLA+AG)
-or :meth:`Sla.single` (SLA+SI). ``joint_weight=M`` sums over the transformations, for sets as large as ImageNet.
+or :meth:`Sla.single` (SLA+SI, which is then what leaves as the student). ``joint_weight=M`` sums over the
+transformations, for sets as large as ImageNet.
 
 Differs from the paper: U sees the untransformed rows of one pass over all copies, so that batch norm counts all of them
-(the released code does the same). :class:`Invariant` and :class:`TwoTasks` are the paper's rivals, whose losses it
-leaves open.
+(the released code does the same). :class:`Invariant` and :class:`TwoTasks` are the paper's rivals; the losses of the
+latter are those of the first released code (``joint=False``, beta 1).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from redistill.core import Loss, Method, Progress, UserError
 from redistill.core.method import Batch
+from redistill.core.world import placed_like, whole
 from redistill.models.features import classifier_layer, scores_and_embedding
 from redistill.supervised.matches import Kd
 from redistill.vision.transformations import Rotations, Transformations, aggregated_scores, joint_labels
@@ -29,12 +31,17 @@ from redistill.vision.transformations import Rotations, Transformations, aggrega
 cross_entropy = nn.functional.cross_entropy
 
 
-def _width(student: nn.Module, head: str) -> tuple[int, int]:
-    """How many numbers the student's classifier reads and how many classes it knows."""
+def _classifier(student: nn.Module, head: str) -> nn.Linear:
+    """The student's classifier."""
     layer = dict(student.named_modules()).get(head)
     if not isinstance(layer, nn.Linear):
         raise UserError(f"{head!r} is no linear layer of the student; name its classifier", place="head")
-    return layer.in_features, layer.out_features
+    return layer
+
+
+def _beside(layer: nn.Linear, outputs: int) -> nn.Linear:
+    """A blank head on what ``layer`` reads, of its type and on its device."""
+    return nn.Linear(layer.in_features, outputs, layer.bias is not None).to(layer.weight)
 
 
 class Sla(Method):
@@ -56,8 +63,9 @@ class Sla(Method):
         self.student, self.head = student, head or classifier_layer(student)
         self.transformations, self.temperature = transformations or Rotations(), temperature
         self.joint_weight, self.single_weight, self.distill_weight = joint_weight, single_weight, distill_weight
-        width, self.classes = _width(student, self.head)
-        self.joint = nn.Linear(width, self.classes * self.transformations.count)
+        own = _classifier(student, self.head)
+        self.classes = own.out_features
+        self.joint = _beside(own, self.classes * self.transformations.count)
 
     def loss(self, turn: str, batch: Batch, now: Progress) -> Loss:
         """``joint``: joint labels of all copies; ``single``: labels of the images; ``distill``: distance of the own
@@ -80,6 +88,14 @@ class Sla(Method):
         """Class scores [B, N] of the joint head for the images as they are (SLA+SI, one forward pass)."""
         _, h = scores_and_embedding(self.student, self.head, image)
         return self.joint(h)[:, :: self.transformations.count]
+
+    @torch.no_grad()
+    def export(self) -> nn.Module:
+        """The student. Where nothing teaches U (SLA), U becomes the rows (i, 0) of W: SLA+SI in the plain network."""
+        if not (self.single_weight or self.distill_weight):
+            for name, own in _classifier(self.student, self.head).named_parameters():
+                own.copy_(placed_like(whole(self.joint.get_parameter(name))[:: self.transformations.count], own))
+        return self.student
 
     def _scores(self, image: Tensor) -> tuple[Tensor, Tensor]:
         u, h = scores_and_embedding(self.student, self.head, self.transformations(image))
@@ -129,7 +145,7 @@ class TwoTasks(Method):
         super().__init__()
         self.student, self.head = student, head or classifier_layer(student)
         self.transformations = transformations or Rotations()
-        self.task = nn.Linear(_width(student, self.head)[0], self.transformations.count)
+        self.task = _beside(_classifier(student, self.head), self.transformations.count)
 
     def loss(self, turn: str, batch: Batch, now: Progress) -> Loss:
         """``ce``: labels of all copies; ``task``: which transformation it was."""
