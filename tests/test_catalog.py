@@ -7,12 +7,25 @@ import importlib.util
 import re
 import tomllib
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from redistill import catalog
-from redistill.catalog import FACETS, QUESTIONS, STUDIES, Entry, bibtex, entries, entry, load, studied, vocabulary
+from redistill.catalog import (
+    FACETS,
+    QUESTIONS,
+    STUDIES,
+    Entry,
+    bibtex,
+    byline,
+    entries,
+    entry,
+    load,
+    studied,
+    vocabulary,
+)
 from redistill.core import study
 from redistill.core.errors import UserError
 from redistill.core.evidence import write
@@ -146,16 +159,42 @@ def test_an_entry_becomes_plain_json_values():
 
 def test_bibtex_holds_what_is_known_and_nothing_else():
     assert bibtex(entry("sdft")).splitlines() == [
-        "@misc{sdft,",
+        "@misc{shenfeld2026self,",
         "  title = {{Self-Distillation Enables Continual Learning}},",
+        "  author = {Idan Shenfeld and Mehul Damani and Jonas Hübotter and Pulkit Agrawal},",
         "  year = {2026},",
         "  eprint = {2601.19897},",
         "  archivePrefix = {arXiv},",
         "  url = {https://arxiv.org/abs/2601.19897}",
         "}",
     ]
-    assert "year" not in bibtex(entry("velocity_shortcut")) and "author" not in bibtex(entry("velocity_shortcut"))
-    assert "  author = {Gholami and Omar}" in bibtex(entry("soft_label_study"))
+    bare = replace(entry("sdft"), authors=(), arxiv="")
+    assert bibtex(bare) == "@misc{sdft,\n  title = {{Self-Distillation Enables Continual Learning}}\n}"
+
+
+def test_bibtex_escapes_what_tex_reads_as_a_command():
+    record = bibtex(replace(entry("sdft"), title="The {50%} R&D_#1", authors=("Ann {Öz}-Ek",), arxiv=""))
+    assert record.splitlines() == [
+        "@misc{ozek50,",
+        r"  title = {{The \{50\%\} R\&D\_\#1}},",
+        r"  author = {Ann \{Öz\}-Ek}",
+        "}",
+    ]
+
+
+def test_every_built_system_has_authors_and_every_key_is_its_own():
+    assert all(e.authors for e in BUILT)
+    assert all(re.fullmatch(r"[^\W\d_].*\S", name) and " and " not in name for e in EVERY for name in e.authors)
+    assert all(len(set(e.authors)) == len(e.authors) for e in EVERY)
+    keys = Counter(bibtex(e).partition(",")[0] for e in EVERY)
+    assert set(keys.values()) == {1}
+
+
+def test_a_byline_names_three_authors_at_most():
+    assert byline(entry("repeated_sd")) == "Divyansh Pareek, Simon S. Du, Sewoong Oh 2024"
+    assert byline(entry("sdft")) == "Idan Shenfeld et al. 2026"
+    assert byline(replace(entry("sdft"), authors=())) == "2026"
+    assert byline(replace(entry("sdft"), authors=(), arxiv="")) == ""
 
 
 def test_a_stray_field_in_the_file_is_refused():
@@ -190,7 +229,7 @@ def test_a_page_tells_the_entry_and_every_verdict(docs, tmp_path, monkeypatch):
     assert page.count("| holds | calibration | 0.06 ± 0.01 | 11.84 -> 1.77 |") == 2
     assert "The code has changed" in page and "- tried in vain" in page and "(ps_kd/arms.png)" in page
     assert docs.standing(entry("ps_kd")) == "2 hold, 1 not shown, 1 contradicted"
-    assert all(part in page for part in (*entry("ps_kd").idea, "Who teaches?", "@misc{ps_kd,"))
+    assert all(part in page for part in (*entry("ps_kd").idea, "Who teaches?", "@misc{kim2020self,"))
 
 
 def test_only_what_stands_between_the_markers_is_rewritten(docs):

@@ -7,7 +7,9 @@ catalogue is filtered, and one free phrase.
 from __future__ import annotations
 
 import importlib
+import re
 import tomllib
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cache
@@ -24,6 +26,7 @@ QUESTIONS: dict[str, str] = {
     "changes": "When does the teacher change?",
 }
 STUDIES = {"compositions": "Plug-ins of several systems, put together in ways that no paper tried."}  # of no one system
+SMALL = {"a", "an", "the", "from", "in", "of", "on", "to"}  # words of a title that a citation key leaves out
 FACETS = ("group", "modality", "kind", "status", "scheme", *QUESTIONS)
 
 
@@ -62,6 +65,11 @@ class Entry:
     run: str = ""
     study: str = ""
     extra: str = ""
+
+    @property
+    def year(self) -> str:
+        """The year of the arXiv number (``YYMM.nnnnn``); empty without one."""
+        return f"20{self.arxiv[:2]}" if self.arxiv else ""
 
     def words(self, facet: str) -> tuple[str, ...]:
         """The words under which ``facet`` (one of :data:`FACETS`) files this entry."""
@@ -144,14 +152,30 @@ def load(path: str) -> Any:
     return getattr(found, name) if name else found
 
 
-def bibtex(entry: Entry) -> str:
-    """A BibTeX record of the paper, with nothing in it that the catalogue does not know.
+def byline(entry: Entry) -> str:
+    """The authors, of more than three the first one alone, and the year: as far as they are known."""
+    named = entry.authors if len(entry.authors) <= 3 else (f"{entry.authors[0]} et al.",)
+    return " ".join(filter(None, (", ".join(named), entry.year)))
 
-    The year is that of the arXiv number (``YYMM.nnnnn``).
-    """
-    known = {"title": f"{{{entry.title}}}", "author": " and ".join(entry.authors)}
+
+def bibtex(entry: Entry) -> str:
+    """A BibTeX record of the paper, with nothing in it that the catalogue does not know."""
+    known = {"title": f"{{{_escaped(entry.title)}}}", "author": " and ".join(map(_escaped, entry.authors))}
+    known |= {"year": entry.year}
     if entry.arxiv:
-        known |= {"year": f"20{entry.arxiv[:2]}", "eprint": entry.arxiv, "archivePrefix": "arXiv"}
-        known |= {"url": f"https://arxiv.org/abs/{entry.arxiv}"}
+        known |= {"eprint": entry.arxiv, "archivePrefix": "arXiv", "url": f"https://arxiv.org/abs/{entry.arxiv}"}
     body = ",\n".join(f"  {name} = {{{value}}}" for name, value in known.items() if value)
-    return f"@misc{{{entry.slug},\n{body}\n}}"
+    return f"@misc{{{_key(entry)},\n{body}\n}}"
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"[{}&%$#_]", r"\\\g<0>", text)
+
+
+def _key(entry: Entry) -> str:
+    """Surname, year and first weighty word of the title: ``kim2020self``. The slug where there are no authors."""
+    if not entry.authors:
+        return entry.slug
+    words = [word for word in re.findall(r"\w+", entry.title.lower()) if word not in SMALL]
+    surname = unicodedata.normalize("NFKD", entry.authors[0].split()[-1].lower())
+    return re.sub(r"[^a-z]", "", surname) + entry.year + words[0]

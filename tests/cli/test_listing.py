@@ -122,7 +122,16 @@ def test_show_prints_the_whole_entry(capsys, slug):
     code, out, _ = run(capsys, "show", slug, width=110)
     told, e = " ".join(out.split()), entry(slug)
     assert code == 0
-    for part in (e.title, *e.idea, e.use_when, e.avoid_when, e.cost, e.claim, *e.equation.split(",  ")):
+    for part in (
+        e.title,
+        catalog.byline(e),
+        *e.idea,
+        e.use_when,
+        e.avoid_when,
+        e.cost,
+        e.claim,
+        *e.equation.split(",  "),
+    ):
         assert " ".join(part.split()) in told
     assert all(question in told for question in catalog.QUESTIONS.values())
 
@@ -147,6 +156,13 @@ def test_show_says_when_evidence_is_older_than_its_code(capsys, tmp_path, monkey
 def test_cite_prints_one_record_per_system(capsys):
     out = run(capsys, "cite", "sdft", "ps_kd")[1]
     assert out.count("@misc{") == 2 and "{2601.19897}" in out
+
+
+def test_list_costs_little():
+    code = "import resource as r; from redistill.cli import main\ntry: main(['list'])\nexcept SystemExit: pass\n"
+    code += "u = r.getrusage(r.RUSAGE_SELF); import sys; print(u.ru_utime + u.ru_stime, file=sys.stderr)"
+    spent = [float(subprocess.run([sys.executable, "-c", code], capture_output=True).stderr) for _ in range(3)]
+    assert min(spent) < 0.3
 
 
 def test_version(capsys):

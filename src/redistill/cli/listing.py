@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from redistill.catalog import FACETS, QUESTIONS, Entry, bibtex, entries, entry, vocabulary
+from redistill.catalog import FACETS, QUESTIONS, Entry, bibtex, byline, entries, entry, vocabulary
 from redistill.core import evidence
 
 Words = list[str] | None
@@ -129,7 +129,8 @@ def _pairs(rows: Iterable[tuple[str, str | Text]]) -> Table:
 def _where(e: Entry) -> list[tuple[str, str]]:
     """Where the paper and the code are, as far as they are known."""
     install = f"pip install 'redistill[{e.extra}]'" if e.extra else ""
-    known = {"read": e.arxiv and f"https://arxiv.org/abs/{e.arxiv}", "code": e.class_, "needs": install}
+    read = e.arxiv and f"https://arxiv.org/abs/{e.arxiv}"
+    known = {"by": byline(e), "read": read, "code": e.class_, "needs": install}
     return [(name, value) for name, value in known.items() if value]
 
 
