@@ -190,6 +190,15 @@ def test_every_built_system_has_authors_and_every_key_is_its_own():
     assert set(keys.values()) == {1}
 
 
+@pytest.mark.parametrize("e", BUILT, ids=lambda e: e.slug)
+def test_the_names_in_a_docstring_are_the_authors(e: Entry):
+    told = load(e.class_.partition(":")[0]).__doc__
+    surnames = [re.sub(r"[^\w-]", "", name.split()[-1]) for name in e.authors]
+    for names, rest in re.findall(r"\(([A-Z][\w-]+(?:(?:, | and )[A-Z][\w-]+)*)( et al\.)? 20\d\d\b", told):
+        named = re.split(r", | and ", names)
+        assert named == (surnames[: len(named)] if rest else surnames)
+
+
 def test_a_byline_names_three_authors_at_most():
     assert byline(entry("repeated_sd")) == "Divyansh Pareek, Simon S. Du, Sewoong Oh 2024"
     assert byline(entry("sdft")) == "Idan Shenfeld et al. 2026"
