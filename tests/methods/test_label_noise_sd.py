@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, softmax
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
@@ -141,6 +144,13 @@ def test_the_probe_is_multinomial_logistic_regression():
     np.testing.assert_allclose(probe.probabilities(X), peer.predict_proba(X), atol=1e-5)
 
 
+def test_a_probe_that_is_not_at_its_minimum_says_so():
+    with pytest.warns(ConvergenceWarning, match="standardise the features"):
+        fit_probe(X * np.logspace(-2, 5, 8), HARD, 1e-6)
+    with warnings.catch_warnings(action="error"):
+        fit_probe(X, HARD, 0.02, iterations=2)
+
+
 def test_the_gradient_of_the_probes_loss():
     probe, target = Probe(RNG.standard_normal((8, 3)), RNG.standard_normal(3)), 1.7 * HARD[::-1] - 0.7 * HARD
     _, slope = probe_loss(probe, X, target, 0.3)
@@ -204,6 +214,8 @@ def test_the_probe_is_a_scikit_learn_classifier(estimator, check):
     [
         (lambda: lns.ImitationProbe(0.0).fit(X, NOISY), "lam=0.0"),
         (lambda: lns.ImitationProbe().fit(X, np.zeros(len(X), int)), "class"),
+        (lambda: lns.ImitationProbe(xi=float("nan")).fit(X, NOISY), "xi=nan"),
+        (lambda: lns.ImitationProbe(xi=float("inf")).fit(X, NOISY), "xi=inf"),
         (lambda: FlippedPair(10, 1.2, 0.1, 0.1), "p in"),
     ],
 )
@@ -219,7 +231,10 @@ def test_any_network_in_one_call():
     data = {"image": torch.from_numpy(X).float(), "label": torch.from_numpy(NOISY)}
     held_out = {"image": data["image"], "label": torch.from_numpy(CLEAN)}
 
+    asked = []
+
     def make(k):
+        asked.append(k)
         torch.manual_seed(4)  # all from one start: the student of weight 0 takes the teacher's very steps
         return mlp(8, 3, [16])
 
@@ -227,6 +242,7 @@ def test_any_network_in_one_call():
     with pytest.warns(UserWarning, match="weight decay"):
         lns.distil_through_noise(make, data, held_out, Plan(steps=1, device="cpu"), weights=[2.0])
     sweep = lns.distil_through_noise(make, data, held_out, plan, weights=[0.0, 1.5])
+    assert asked == [0, 1, 0, 1, 2]  # every training has a number of its own
     assert sweep.accuracy == {xi: lns.accuracy(net, held_out) for xi, net in sweep.students.items()}
     assert sweep.accuracy[sweep.xi] == max(sweep.accuracy.values()) and sweep.student is sweep.students[sweep.xi]
     for ours, theirs in zip(sweep.students[0.0].parameters(), sweep.teacher.parameters()):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import logsumexp, softmax
+from sklearn.exceptions import ConvergenceWarning
 
 from redistill.core.errors import UserError
 
@@ -41,12 +43,13 @@ def probe_loss(probe: Probe, features: Array, target: Array, lam: float) -> tupl
 
 
 def fit_probe(
-    features: Array, target: Array, lam: float, *, start: Probe | None = None, iterations: int = 2000
+    features: Array, target: Array, lam: float, *, start: Probe | None = None, iterations: int | None = None
 ) -> Probe:
     """The minimiser of :func:`probe_loss` by L-BFGS in float64; the bias is not penalised.
 
-    ``features`` [N, d], ``target`` [N, C]. ``start`` (instead of zeros) changes the time, not the answer; fewer
-    ``iterations`` stop early. Raises :class:`UserError` for a penalty that is not above 0.
+    ``features`` [N, d], ``target`` [N, C]. ``start`` (instead of zeros) changes the time, not the answer;
+    ``iterations`` stop early. Warns with scikit-learn's ``ConvergenceWarning`` where 2,000 do not reach the minimum.
+    Raises :class:`UserError` for a penalty that is not above 0.
     """
     if not lam > 0:
         raise UserError(f"lam={lam}; give a number above 0", place="probe")
@@ -58,8 +61,13 @@ def fit_probe(
         value, slope = probe_loss(_unpacked(flat, shape), features, target, lam)
         return value, np.vstack([slope.weight, slope.bias]).ravel()
 
-    options = {"maxiter": iterations, "maxfun": 10 * iterations, "gtol": 1e-7, "ftol": 0.0, "maxcor": 20}
-    return _unpacked(minimize(objective, first.ravel(), jac=True, method="L-BFGS-B", options=options).x, shape)
+    most = iterations or 2000
+    options = {"maxiter": most, "maxfun": 10 * most, "gtol": 1e-7, "ftol": 0.0, "maxcor": 20}
+    found = minimize(objective, first.ravel(), jac=True, method="L-BFGS-B", options=options)
+    if iterations is None and not found.success:
+        said = f"the probe is not at its minimum ({found.message}); standardise the features"
+        warnings.warn(said, ConvergenceWarning, stacklevel=2)
+    return _unpacked(found.x, shape)
 
 
 def _unpacked(flat: Array, shape: tuple[int, int]) -> Probe:

@@ -19,6 +19,7 @@ Differs from the paper: the probe is fitted by L-BFGS to the end and its bias is
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -81,6 +82,8 @@ class ImitationProbe(ClassifierMixin, BaseEstimator):
         return (y[:, None] == self.classes_).astype(np.float64)
 
     def _distil(self, X: Array, y: Array, teacher: Probe) -> ImitationProbe:
+        if not math.isfinite(self.xi):
+            raise UserError(f"xi={self.xi}; give a finite number", place="ImitationProbe")
         target = self.xi * teacher.probabilities(X) + (1 - self.xi) * self._one_hot(y)  # may be negative
         self.teacher_ = teacher
         self.student_ = fit_probe(X, target, self.lam, start=teacher) if self.xi else teacher
