@@ -153,3 +153,10 @@ def test_the_target_of_known_noise_is_finite_at_every_time_and_agrees_with_what_
         path.target(x0, eps, t, kind)[2:], path.from_x0(x_t, x0, t, kind)[2:], atol=1e-4, rtol=1e-4
     )
     assert torch.isfinite(path.clock(t)).all()
+
+
+def test_noise_alone_says_nothing_of_x0():
+    x, t = torch.ones(2, 3), torch.tensor(1.0)
+    with pytest.raises(UserError, match="eps on Flow: at t = 1 there is no signal"):
+        Flow().to_x0(x, x, t, "eps")
+    assert Flow().to_x0(x, x, t - 0.1, "eps").isfinite().all() and Vp().to_x0(x, x, t, "eps").isfinite().all()

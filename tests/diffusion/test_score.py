@@ -61,6 +61,8 @@ def test_an_f_divergence_weighs_rows_by_the_ratio():
     for f, h in (("reverse_kl", logit * 0 + 1), ("forward_kl", logit.exp()), ("jensen_shannon", logit.sigmoid())):
         slope = gradient(ScoreDistiller(FDivergence(f)), x, real, fake, t, logit)
         torch.testing.assert_close(slope, plain * h[:, None])
+    sure = gradient(ScoreDistiller(FDivergence("forward_kl")), x, real, fake, t, logit + 1e4)
+    torch.testing.assert_close(sure, plain * math.exp(10))
     with pytest.raises(UserError, match="did you mean 'forward_kl'"):
         FDivergence("forwardkl")
 

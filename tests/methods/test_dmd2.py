@@ -6,15 +6,16 @@ import copy
 
 import pytest
 import torch
+from torch.nn.functional import softplus
 
 from redistill.beds.gauss import Exact, ring
-from redistill.core import Plan, UserError, fit
+from redistill.core import Plan, Progress, UserError, fit
 from redistill.core.method import bare_progress
 from redistill.core.roles import Roles
 from redistill.diffusion.denoiser import Denoiser, Guided
 from redistill.diffusion.discriminator import TokenHead
 from redistill.diffusion.nets import DenoiserMlp
-from redistill.diffusion.score import FDivergence, ScoreIdentity
+from redistill.diffusion.score import FDivergence, ScoreIdentity, UniformTime
 from redistill.methods.score.dmd2 import Dmd2
 
 
@@ -49,6 +50,65 @@ def test_gradients_reach_the_networks_of_the_turn_and_no_other(options):
     assert critic == {"student": False, "critic": True, "teacher": False, "discriminator": True}
 
 
+LAWS = {"renoise": UniformTime(0.1, 0.2), "critic_times": UniformTime(0.6, 0.9)}
+WEIGHTS = {"gan_student": 0.3, "gan_critic": 0.7, "regression": 0.5}
+
+
+def seeded(seed: int) -> Progress:
+    now = bare_progress()
+    now.reseed(seed)
+    return now
+
+
+def noised(x: torch.Tensor, low: float, high: float, now) -> tuple[torch.Tensor, torch.Tensor]:
+    """A flow written out: x_t = (1 - t) x + t eps, with t and eps as the method draws them."""
+    t = low + (high - low) * now.rand(len(x))
+    return (1 - t[:, None]) * x + t[:, None] * now.randn(*x.shape), t
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_both_turns_are_the_losses_written_out(steps):
+    """Every term on the method's own draws: which rows are real, both signs, weights, laws of time, noised inputs."""
+    m, rows = method(gan=True, steps=steps, inputs="noised", critic_turns=1, **LAWS, **WEIGHTS), batch(8)
+    m.critic = denoiser(seed=2)
+    ones = torch.ones(8)
+
+    def samples(now) -> torch.Tensor:
+        last = now.shared_randint(0, steps) if steps > 1 else 0
+        half, z = last / 2, now.randn(8, 2)
+        return m.student(half * rows["image"] + (1 - half) * z, (1 - half) * ones)
+
+    def judged(x_t, t):
+        x0, features = m.critic.features(x_t, t)
+        return x0, m.discriminator(features)
+
+    for seed in range(3):
+        now, found = seeded(seed), m.loss("critic", rows, seeded(seed)).terms
+        x = samples(now)
+        x_t, t = noised(x, 0.6, 0.9, now)
+        x0, fake = judged(x_t, t)
+        real = judged(*noised(rows["image"], 0.6, 0.9, now))[1]
+        velocity = (x_t - x0) / t[:, None] - (x_t - x) / t[:, None]
+        torch.testing.assert_close(found["denoise"], velocity.square().mean())
+        torch.testing.assert_close(found["gan"], 0.7 * (softplus(-real) + softplus(fake)).mean())
+
+        now, found = seeded(seed), m.loss("student", rows, seeded(seed)).terms
+        x = samples(now)
+        x_t, t = noised(x, 0.1, 0.2, now)
+        (x0, fake), goal = judged(x_t, t), m.teacher(x_t, t)
+        pull = ((x0 - goal) * x).mean(1) / (x - goal).abs().mean(1)
+        made = m.student(rows["pair_noise"], ones)
+        torch.testing.assert_close(found["match"], pull.mean())
+        torch.testing.assert_close(found["gan"], 0.3 * softplus(-fake).mean())
+        torch.testing.assert_close(found["regression"], 0.5 * (made - rows["pair_image"]).square().mean())
+
+
+def test_the_critic_learns_at_all_times_and_the_student_inside_them():
+    m, ends = method(), torch.tensor([0.0, 1.0])
+    for law, want in ((m.critic_times, (0.001, 1.0)), (m.score.law, (0.02, 0.98))):
+        torch.testing.assert_close(law.times(ends, m.path), torch.tensor(want))
+
+
 def test_the_discriminator_moves_the_student_through_the_critic():
     m = method(gan=True, gan_student=1.0)
     Roles(m).enter("student")
@@ -72,8 +132,15 @@ def test_guidance_is_on_the_teacher_only():
     Roles(m).enter("student")
     m.loss("student", batch(), bare_progress(turn="student")).total.backward()
     assert max(p.grad.abs().max() for p in m.student.parameters()) > 0
-    with pytest.raises(UserError, match="needs the class that says nothing"):
-        Dmd2(denoiser(3), teacher, shape=(2,), guidance=2.0)
+    for options in ({"condition": "label"}, {"null": 3}):
+        with pytest.raises(UserError, match="needs condition, the column of the classes, and null"):
+            Dmd2(denoiser(3), teacher, shape=(2,), guidance=2.0, **options)
+
+
+def test_a_guided_teacher_gives_a_critic_without_guidance():
+    m = Dmd2(denoiser(3, seed=1), Guided(denoiser(3), 4.0, null=torch.tensor(3)), shape=(2,), condition="label")
+    assert isinstance(m.teacher, Guided) and isinstance(m.critic, Denoiser)
+    assert not {id(p) for p in m.critic.parameters()} & {id(p) for p in m.teacher.parameters()}
 
 
 def test_turns_and_columns():
@@ -86,6 +153,10 @@ def test_turns_and_columns():
     assert Dmd2(denoiser(), denoiser()).needs == ("image",)  # for its shape
     with pytest.raises(UserError, match="density ratio"):
         method(matching=FDivergence())
+    with pytest.raises(UserError, match="critic_turns: 0 is too few"):
+        method(critic_turns=0)
+    with pytest.raises(UserError, match=r"images of shape \[3\], samples of \[2\]"):
+        method(gan=True).check({"image": torch.zeros(1, 3)})
 
 
 def test_a_frozen_teacher_still_gives_a_critic_that_trains():

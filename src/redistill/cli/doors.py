@@ -175,6 +175,14 @@ def _tokens(rows: Any, models: dict[str, Any]) -> Any:
     return two_contexts(tokenizer, [asked(p) for p, _ in pairs], [shown(p, d) for p, d in pairs])
 
 
+def check_export(source: Any, steps: int) -> None:
+    """Refuse, before it is trained, a student that no scheduler of diffusers can sample."""
+    if source is not None:
+        from redistill.models.diffusers import scheduler_for
+
+        scheduler_for(source.reading, steps)
+
+
 def save_student(student: Any, source: Any, folder: Path, steps: int) -> str:
     """Write a student as its own library stores it; returns how to load it."""
     if source is not None:

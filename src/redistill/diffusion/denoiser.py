@@ -21,8 +21,9 @@ class Denoiser(Configured, nn.Module):
 
     ``time_scale``: what the network is told is ``time_scale * t``; None = the convention of diffusers' networks
     (:meth:`Path.clock`). ``scale_input``: divide x_t by its standard deviation first (EDM). ``bottleneck``: dotted
-    name of the submodule whose activations :meth:`features` returns. A condition is a tensor (third argument) or a
-    mapping (keyword arguments); an answer may be a tensor, a tuple or an object with ``.sample``, as in diffusers.
+    name of the submodule whose activations :meth:`features` returns. ``shape``: of one sample, where it is known. A
+    condition is a tensor (third argument) or a mapping (keyword arguments); an answer may be a tensor, a tuple or an
+    object with ``.sample``, as in diffusers.
     """
 
     def __init__(
@@ -34,9 +35,10 @@ class Denoiser(Configured, nn.Module):
         time_scale: float | None = None,
         scale_input: bool = False,
         bottleneck: str = "mid_block",
+        shape: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
-        self.net, self.path, self.kind = net, path or Flow(), kind
+        self.net, self.path, self.kind, self.shape = net, path or Flow(), kind, shape
         self.time_scale, self.scale_input, self.bottleneck = time_scale, scale_input, bottleneck
         if kind not in self.path.kinds:
             raise unknown("prediction kind", kind, self.path.kinds, place=f"Denoiser on {type(self.path).__name__}")
@@ -72,12 +74,21 @@ class Denoiser(Configured, nn.Module):
 
 def _call(net: nn.Module, x: Tensor, clock: Tensor, condition: Condition) -> Tensor:
     if condition is None:
-        answer = net(x, clock)
+        answer = _alone(net, x, clock)
     elif isinstance(condition, Mapping):
         answer = net(x, clock, **condition)
     else:
         answer = net(x, clock, condition)
     return _tensor(answer)
+
+
+def _alone(net: nn.Module, x: Tensor, clock: Tensor) -> Any:
+    """The answer without a condition, for a network that can do without."""
+    try:
+        return net(x, clock)
+    except (TypeError, ValueError) as error:
+        said = str(error).splitlines()[0]
+        raise UserError(f"{type(net).__name__} wants a condition ({said}); give one", place="condition") from error
 
 
 def _tensor(answer: Any) -> Tensor:
@@ -129,6 +140,17 @@ class Guided(Configured, nn.Module):
         if self.scale == 1 or condition is None:
             return cond
         return torch.lerp(self.denoiser(x_t, t, _rows(self.null, len(x_t), x_t)), cond, self.scale)
+
+
+def guided(denoiser: Denoiser, scale: float, *, condition: str | None, null: int | None) -> Denoiser | Guided:
+    """``denoiser`` itself for ``scale`` 1, else guided away from the class ``null`` in the column ``condition``."""
+    if scale == 1:
+        return denoiser
+    if condition is None or null is None:
+        raise UserError(
+            "needs condition, the column of the classes, and null, the class that says nothing", place="guidance"
+        )
+    return Guided(denoiser, scale, null=torch.tensor(null))
 
 
 def _rows(null: Condition, rows: int, x: Tensor) -> Condition:

@@ -16,9 +16,11 @@ def denoiser_of(network: door.Network) -> Denoiser:
     """The denoiser of a network that came through the door."""
     reading = network.reading
     path = Path.choices()[reading.path](**reading.options)
+    shape = None if None in network.shape else network.shape  # a network for any size
     return Denoiser(
-        network.net, path=path, kind=reading.kind, scale_input=reading.scale_input, bottleneck=network.bottleneck
-    )
+        network.net, path=path, kind=reading.kind, scale_input=reading.scale_input, bottleneck=network.bottleneck,
+        shape=shape,
+    )  # fmt: skip
 
 
 def load_denoiser(

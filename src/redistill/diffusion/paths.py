@@ -89,6 +89,9 @@ class Path(Slot):
             return output.to(working(x_t))
         a, b = self.pair(t, kind)
         alpha, sigma = self.alpha(t), self.sigma(t)
+        if kind == "eps" and t.dim() == 0 and alpha == 0:
+            raise UserError(f"at t = {float(t):g} there is no signal and the noise says nothing of x0; begin below, or "
+                            "predict v or flow", place=f"eps on {type(self).__name__}")  # fmt: skip
         scale = alpha * b - sigma * a  # divided in the precision of t, which may be finer than that of x
         return expand(b / scale, x_t) * x_t - expand(sigma / scale, x_t) * output
 

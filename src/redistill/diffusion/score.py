@@ -72,7 +72,7 @@ class ReverseKl(Matching):
 
 RATIO_WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {  # h as a function of log r
     "reverse_kl": torch.ones_like,
-    "forward_kl": torch.exp,
+    "forward_kl": lambda log_r: log_r.clamp(max=10.0).exp(),  # r <= 22,026: a sure discriminator overflows nothing
     "jensen_shannon": torch.sigmoid,
 }
 

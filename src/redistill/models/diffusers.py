@@ -216,8 +216,8 @@ def save(network: Network, folder: str | Path, *, steps: int, sampling: Sampling
         labels = ", class_labels=[0, 1, 2, 0]" if net.config.num_class_embeds else ""
         usage = _CALL.format(arguments=f"batch_size=4{labels}, num_inference_steps={steps}")
     else:
-        net.save_pretrained(folder / network.role)
         scheduler = scheduler_for(network.reading, steps, sampling)
+        net.save_pretrained(folder / network.role)
         scheduler.save_pretrained(folder / "scheduler")
         usage = _loop(network, net, scheduler, steps)
     (folder / "README.md").write_text(f"# A student of {steps} step{'s' * (steps > 1)}\n\n```python\n{usage}\n```\n")
@@ -234,12 +234,15 @@ def scheduler_for(reading: Reading, steps: int, sampling: Sampling = "renoise") 
     renoise = sampling == "renoise" and steps > 1
     if reading.path == "flow":
         if steps > 1 and options.get("shift", 1.0) != 1.0:
-            raise UserError("no stock scheduler has several steps on a shifted flow; train on shift 1", place="save")
+            raise UserError(
+                "no stock scheduler has several steps on a shifted flow; take 1 step or shift 1", place="steps"
+            )
         terminal = 1 / steps if steps > 1 else None
         return diffusers.FlowMatchEulerDiscreteScheduler(shift_terminal=terminal, stochastic_sampling=renoise)
     if reading.path == "edm":
         if renoise:
-            raise UserError("no stock scheduler adds fresh noise on an EDM path; give sampling='ode'", place="save")
+            raise UserError("no stock scheduler adds fresh noise on an EDM path; take 1 step, or save with "
+                            "sampling='ode'", place="steps")  # fmt: skip
         return diffusers.EDMEulerScheduler(**options)
     betas = {k: options[k] for k in ("beta_start", "beta_end")} | {"beta_schedule": options["schedule"]}
     prediction = next(word for word, kind in KINDS.items() if kind == reading.kind)

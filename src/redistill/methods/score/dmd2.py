@@ -13,7 +13,8 @@ Roles: student (trained), critic (trained; a copy of the teacher unless given), 
 teacher (frozen, guided or not; the critic never is). All are denoisers ``net(x_t, t, condition) -> x0`` on one path.
 
 Differs from the paper: in the student's turn the discriminator sees the same x_t as the critic, and in the critic's
-turn its generated rows are those of the regression: one pass less each, the same expectation.
+turn its generated rows are those of the regression: one pass less each, the same expectation. A student begins at
+t = 1; the paper's one-step SDXL begins at unit noise told t = 399, off the path, after a regression on pairs.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from redistill.core import Batch, Loss, Method, Progress, UserError
-from redistill.diffusion.denoiser import Guided
+from redistill.diffusion.denoiser import guided
 from redistill.diffusion.score import (
     Matching,
     Normaliser,
@@ -39,10 +40,11 @@ from redistill.losses.adversarial import Adversarial, NonSaturating
 
 
 class Dmd2(Method):
-    """See the module. ``shape`` of a sample is needed where the data has no ``image``; ``condition`` names the column
-    that conditions all networks. ``inputs`` of a several-step student: "simulated" or "noised" (real data).
-    ``regression`` > 0 adds DMD's loss on pairs (columns ``pair_noise``, ``pair_image``; arXiv 2311.18828).
-    ``guidance`` needs ``null``, the class that says nothing.
+    """See the module. ``shape`` of a sample is needed where neither the student nor the data (``image``) tells it;
+    ``condition`` names the column that conditions all networks. ``inputs`` of a several-step student: "simulated" or
+    "noised" (real data). ``regression`` > 0 adds DMD's loss on pairs (columns ``pair_noise``, ``pair_image``; arXiv
+    2311.18828). ``guidance`` needs ``condition`` and ``null``, the class that says nothing; a teacher may also come
+    guided.
     """
 
     def __init__(
@@ -69,20 +71,24 @@ class Dmd2(Method):
         regression: float = 0.0,
     ) -> None:
         super().__init__()
-        self.student, self.critic = student, critic or copy.deepcopy(teacher).requires_grad_(True)
-        self.teacher = teacher if guidance == 1 else Guided(teacher, guidance, null=_null(null))
+        plain = getattr(teacher, "denoiser", teacher)  # inside its guidance
+        self.student, self.critic = student, critic or copy.deepcopy(plain).requires_grad_(True)
+        self.teacher = guided(teacher, guidance, condition=condition, null=null)
         self.discriminator = discriminator
         self.path, self.times = student.path, student.path.grid(steps)[:-1]
         self.score = ScoreDistiller(matching, normaliser, renoise)
         self.critic_times = critic_times or UniformTime(0.001, 1.0)
         self.adversarial = adversarial or NonSaturating()
-        self.critic_turns, self.inputs, self.condition, self.shape = critic_turns, inputs, condition, shape
+        self.critic_turns, self.inputs, self.condition = critic_turns, inputs, condition
+        self.shape = shape or student.shape
         self.gan_student, self.gan_critic, self.regression = gan_student, gan_critic, regression
         critics = ["critic", "discriminator"] if discriminator else ["critic"]
         self.trains = {"critic": critics, "student": ["student"]}
         self.needs = self._columns(steps)
         if self.score.matching.needs_ratio and discriminator is None:
             raise UserError("this divergence needs a density ratio; give a discriminator", place="matching")
+        if critic_turns < 1:
+            raise UserError(f"{critic_turns} is too few; the critic learns at least once a step", place="critic_turns")
 
     def _columns(self, steps: int) -> tuple[str, ...]:
         real = self.discriminator is not None or (steps > 1 and self.inputs == "noised") or self.shape is None
@@ -93,6 +99,14 @@ class Dmd2(Method):
             "pair_image": self.regression,
         }
         return tuple(name for name, needed in wanted.items() if name and needed)
+
+    def check(self, batch: Batch) -> None:
+        """Also refuse images that are no samples of these networks."""
+        super().check(batch)
+        if self.shape and "image" in batch and tuple(batch["image"].shape[1:]) != tuple(self.shape):
+            found = list(batch["image"].shape[1:])
+            raise UserError(f"images of shape {found}, samples of {list(self.shape)}; make them agree (options of the "
+                            "data, shape of the method)", place="data")  # fmt: skip
 
     def turns(self, now: Progress) -> tuple[str, ...]:
         return ("critic",) * self.critic_turns + ("student",)
@@ -150,9 +164,3 @@ class Dmd2(Method):
             made = few_step(self.student, self.path, self.times[:1], [batch["pair_noise"]], condition)
             terms["regression"] = self.regression * (made - batch["pair_image"]).square().mean()
         return Loss(terms, watch={"distance": (x - real).detach().abs().mean()})
-
-
-def _null(null: int | None) -> Tensor:
-    if null is None:
-        raise UserError("guidance needs the class that says nothing", place="null")
-    return torch.tensor(null)
