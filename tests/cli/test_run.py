@@ -90,22 +90,54 @@ def test_a_folder_of_images_gives_rows_and_classes(folder):
     assert command(["run", str(recipe(folder, models=models, data=data, options={}))]) == 0
 
 
-def test_dmd2_from_a_diffusers_folder_to_a_pipeline(folder):
-    from diffusers import DDIMPipeline, DDIMScheduler, DiffusionPipeline, UNet2DModel
+def unet(**options):
+    from diffusers import UNet2DModel
 
     torch.manual_seed(0)
-    net = UNet2DModel(
+    return UNet2DModel(
         sample_size=8, block_out_channels=(8, 8), norm_num_groups=4, layers_per_block=1,
-        down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"),
+        down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"), **options,
     )  # fmt: skip
-    DDIMPipeline(net, DDIMScheduler()).save_pretrained("teacher")
-    models = {"teacher": {"kind": "diffusers", "path": "teacher"}, "student": {"kind": "copy", "path": "teacher"}}
-    data = {"kind": "images", "path": "images", "options": {"size": 8}}
+
+
+def dmd2_recipe(folder: Path, net, scheduler, *, size: int = 8, **options) -> str:
+    net.save_pretrained("teacher/unet")
+    scheduler.save_pretrained("teacher/scheduler")
+    models = {"teacher": {"kind": "diffusers", "path": "teacher/unet"}, "student": {"kind": "copy", "path": "teacher"}}
+    data = {"kind": "images", "path": "images", "options": {"size": size}}
     plan = {"steps": 1, "batch_size": 2, "device": "cpu"}
-    options = {"steps": 1, "critic_turns": 1, "shape": [3, 8, 8]}
-    file = recipe(folder, method="dmd2", models=models, data=data, plan=plan, options=options)
-    assert command(["run", str(file)]) == 0
+    options = {"critic_turns": 1, **options}
+    return str(recipe(folder, method="dmd2", models=models, data=data, plan=plan, options=options))
+
+
+@pytest.mark.parametrize(("net", "options"), [({}, {}), ({"num_class_embeds": 3}, {"condition": "label", "guidance": 2,
+                                                                                   "null": 2})])  # fmt: skip
+def test_dmd2_from_a_diffusers_folder_to_a_pipeline(folder, net, options):
+    from diffusers import DDIMScheduler, DiffusionPipeline
+
+    assert command(["run", dmd2_recipe(folder, unet(**net), DDIMScheduler(), **options)]) == 0
     assert DiffusionPipeline.from_pretrained("out/student").unet.config.sample_size == 8
+
+
+@pytest.mark.parametrize(
+    ("net", "scheduler", "options", "part"),
+    [
+        ({}, "EDMEulerScheduler", {"steps": 4}, "steps: no stock scheduler adds fresh noise on an EDM path"),
+        ({}, "FlowMatchEulerDiscreteScheduler", {"steps": 4}, "steps: no stock scheduler has several steps on a shift"),
+        ({"num_class_embeds": 3}, "DDIMScheduler", {}, "UNet2DModel wants a condition"),
+        ({}, "DDIMScheduler", {"guidance": 8}, "guidance: needs condition"),
+        ({}, "DDIMScheduler", {"size": 16}, r"images of shape \[3, 16, 16\], samples of \[3, 8, 8\]"),
+        ({"in_channels": 4, "out_channels": 4}, "DDIMScheduler", {}, r"samples of \[4, 8, 8\]"),
+    ],
+)
+def test_what_dmd2_cannot_train_or_export_is_refused_at_once(folder, net, scheduler, options, part):
+    import diffusers
+
+    shift = {"shift": 3.0} if scheduler.startswith("Flow") else {}
+    file = dmd2_recipe(folder, unet(**net), getattr(diffusers, scheduler)(**shift), **options)
+    with pytest.raises(UserError, match=part):
+        command(["run", file])
+    assert not (folder / "out").exists()
 
 
 def test_sdft_from_json_lines_to_a_transformers_folder(folder):
@@ -210,23 +242,40 @@ def test_mistakes_in_a_recipe_of_texts(overrides, part, texts):
     assert not (texts / "out").exists()
 
 
-def test_a_solver_is_fitted_around_a_pipeline(folder, capsys):
-    from diffusers import DDIMPipeline, DDIMScheduler, DiffusionPipeline, UNet2DModel
+def d_ode_recipe(folder: Path, net, **changes) -> str:
+    from diffusers import DDIMPipeline, DDIMScheduler
 
-    net = UNet2DModel(
-        sample_size=8, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
-        down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"),
-    )  # fmt: skip
     DDIMPipeline(net, DDIMScheduler()).save_pretrained("teacher")
-    file = recipe(
-        folder, method="d_ode", models={"teacher": {"kind": "diffusers", "path": "teacher"}}, plan=None,
-        options={"steps": 3, "scale": 2, "batch": 2}, data={"kind": "none"},
-    )  # fmt: skip
-    assert command(["run", str(file)]) == 0
+    given = {"options": {"steps": 3, "scale": 2, "batch": 2}, "data": {"kind": "none"}, **changes}
+    models = {"teacher": {"kind": "diffusers", "path": "teacher"}}
+    return str(recipe(folder, method="d_ode", models=models, plan=None, **given))
+
+
+def test_a_solver_is_fitted_around_a_pipeline(folder, capsys):
+    from diffusers import DiffusionPipeline
+
+    file = d_ode_recipe(folder, unet())
+    assert command(["run", file]) == 0
     assert "less error" in capsys.readouterr().out
     assert len(json.loads((folder / "out" / "lambdas.json").read_text())["lambdas"]) == 3
     pipeline = DiffusionPipeline.from_pretrained("out/pipeline", trust_remote_code=True)
     assert pipeline(batch_size=1, num_inference_steps=3, output_type="np").images.shape == (1, 8, 8, 3)
+    assert command(["run", file, "options.steps=1", "out=one"]) == 0
+    assert ": 0 % less error" in capsys.readouterr().out  # the first x0 has no predecessor, so nothing is fitted
+    with pytest.raises(UserError, match="batch: 0 rows"):
+        command(["run", file, "options.batch=0", "out=none"])
+
+
+def test_a_solver_is_fitted_with_the_classes_of_the_data(folder):
+    data = {"kind": "images", "path": "images", "options": {"size": 8}}
+    file = d_ode_recipe(folder, unet(num_class_embeds=3), data=data)
+    with pytest.raises(UserError, match="UNet2DModel wants a condition"):
+        command(["run", file])
+    with pytest.raises(UserError, match="did you mean 'label'"):
+        command(["run", file, "options.condition=labl"])
+    guided = ["options.condition=label", "options.guidance=2.0", "options.null=2", "options.batch=3"]
+    assert command(["run", file, *guided]) == 0
+    assert json.loads((folder / "out" / "lambdas.json").read_text())["guidance"] == 2.0
 
 
 def test_a_table_is_fitted_by_repeated_ridge(folder, capsys):

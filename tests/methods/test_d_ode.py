@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import pytest
 import torch
@@ -57,6 +58,59 @@ def test_what_is_left_is_orthogonal_to_the_correction():
     missing = states[19] - x
     assert abs(float(((now - before) * missing).sum())) < 1e-10
     assert fitted.after[1] == pytest.approx(rms(missing))
+
+
+def written_out(exact, z, steps, label, solver, prediction, marks):
+    """The lambdas of section 3 in plain loops, on an EDM path."""
+    path, heun = exact.path, solver == "heun"
+    times, count = path.grid(steps), 2 * steps - 1 if heun else steps
+    parts = 20 if heun else 10
+    fine = path.grid(10 * count) if marks == "reference" else subdivide(times, parts)
+    x, states = path.prior(z), []
+    for t, s in pairwise(fine):
+        x = path.jump(x, exact(x, t, label), t, s)
+        states.append(x)
+    every, each = (10, 1) if marks == "reference" else (parts, 2 if heun else 1)
+    goals = [states[every * (k // each + 1) - 1] for k in range(count)]
+    x, lambdas = path.prior(z), []
+    before = None if prediction == "x0" else z  # the first difference of noises is to x_T / sigma
+
+    def fix(plus, x0, x_t, t):
+        nonlocal before
+        output = x0 if prediction == "x0" else path.eps_from_x0(x_t, x0, t)
+        delta = output - before if before is not None else 0 * output
+        before = output
+        found = (delta * (goals[len(lambdas)] - plus)).sum() / (delta * delta).sum()
+        lambdas.append(float(found) if rms(delta) > 1e-6 * rms(plus) else 0.0)
+        return plus + lambdas[-1] * delta
+
+    for t, s in pairwise(times):
+        x0 = exact(x, t, label)
+        ahead = fix(path.jump(x, x0, t, s), x0, x, t)
+        if heun and s > 0:
+            x1 = exact(ahead, s, label)
+            slope = 0.5 * ((x - x0) / path.sigma(t) + (ahead - x1) / path.sigma(s))  # alpha = 1
+            ahead = fix(x + (path.sigma(s) - path.sigma(t)) * slope, x1, ahead, s)
+        x = ahead
+    return lambdas
+
+
+@pytest.mark.parametrize("marks", ["subdivided", "reference"])
+@pytest.mark.parametrize(("solver", "prediction"), [("ddim", "x0"), ("ddim", "eps"), ("heun", "x0")])
+def test_the_lambdas_are_those_of_the_algorithm_written_out(solver, prediction, marks):
+    exact, label = Exact(ring()), torch.arange(32) % 3
+    found = fit_lambdas(exact, noise(), 4, condition=label, solver=solver, prediction=prediction, marks=marks)
+    assert found.lambdas == pytest.approx(written_out(exact, noise(), 4, label, solver, prediction, marks), rel=1e-6)
+
+
+@pytest.mark.parametrize("prediction", ["x0", "eps"])
+def test_errors_are_those_to_the_marks(prediction):
+    """Also at the first mark, where x0 has no predecessor and nothing can be fitted."""
+    exact, times = Exact(ring()), EDM.grid(4)
+    fitted, x = fit_lambdas(exact, noise(), 4, prediction=prediction), EDM.prior(noise())
+    goal = ddim(exact, x, subdivide(times[:2], 10))
+    assert fitted.before[0] == pytest.approx(rms(goal - ddim(exact, x, times[:2])))
+    assert min(fitted.after) > 0
 
 
 def test_one_direction_becomes_exact_on_a_linear_ode():

@@ -17,23 +17,32 @@ def d_ode(
     *,
     folder: Path,
     sources: dict[str, Any],
+    rows: Any,
     steps: int = 5,
     scale: int = 10,
     solver: Literal["ddim", "dpm_solver_2m", "heun"] = "ddim",
     prediction: Literal["x0", "eps"] = "x0",
     batch: int = 32,
+    condition: str | None = None,
+    guidance: float = 1.0,
+    null: int | None = None,
     seed: int = 0,
 ) -> str:
     """Fit a ``steps``-step solver around a frozen diffusers network, on one batch of noise; write its numbers and,
-    where a scheduler can carry them, a pipeline."""
+    where a scheduler can carry them, a pipeline. ``condition``: the column of the data (classes, embeddings of texts)
+    that conditions the network; ``guidance`` needs ``null``, the class that says nothing."""
     import torch
 
+    from redistill.diffusion.denoiser import guided
     from redistill.diffusion.schedulers import save_pipeline
     from redistill.methods.generation.d_ode import fit_lambdas
 
-    source = sources["teacher"]
+    if batch < 1:
+        raise UserError(f"{batch} rows of noise fit nothing; give at least 1", place="batch")
+    source, teacher = sources["teacher"], guided(teacher, guidance, condition=condition, null=null)
+    told = _column(rows, condition, batch) if condition else None
     noise = torch.randn(batch, *source.shape, generator=torch.Generator().manual_seed(seed))
-    fitted = fit_lambdas(teacher, noise, steps, scale=scale, solver=solver, prediction=prediction)
+    fitted = fit_lambdas(teacher, noise, steps, scale=scale, condition=told, solver=solver, prediction=prediction)
     folder.mkdir(parents=True, exist_ok=True)
     fitted.save(folder / "lambdas.json")
     gain = 1 - fitted.after[-1] / max(fitted.before[-1], 1e-12)
@@ -43,6 +52,17 @@ def d_ode(
     source.pipeline.scheduler = fitted.scheduler(teacher)
     save_pipeline(source.pipeline, folder / "pipeline")
     return f"{said}; DiffusionPipeline.from_pretrained({str(folder / 'pipeline')!r}, trust_remote_code=True)"
+
+
+def _column(rows: Any, name: str, count: int) -> Any:
+    """``count`` entries of a column, from the first on, again and again where there are fewer rows."""
+    from redistill.core.source import table
+
+    data = table(rows)
+    found = data.__getitems__([i % len(data) for i in range(count)])
+    if name not in found:
+        raise unknown("column", name, found, place="condition")
+    return found[name]
 
 
 def repeated_sd(

@@ -64,7 +64,7 @@ class DOde:
         return self.run(denoiser, noise, condition, lambda k, x, delta: x + self.lambdas[k] * delta)
 
     def run(self, denoiser: Any, noise: Tensor, condition: Any, correct: Correct) -> Tensor:
-        """The base solver, with ``correct`` after every evaluation that has a predecessor."""
+        """The base solver, with ``correct`` after every evaluation; the first x0 has no predecessor, so that dO = 0."""
         path, times = denoiser.path, torch.tensor(self.times, dtype=torch.float64)
         x = path.prior(noise.double(), self.times[0])
         before = x / path.sigma(times[0]) if self.prediction == "eps" else None  # the first difference is eps_0 - x_T
@@ -72,7 +72,7 @@ class DOde:
         def callback(k: int, plus: Tensor, x0: Tensor) -> Tensor:
             nonlocal x, before
             output = x0 if self.prediction == "x0" else path.eps_from_x0(x, x0, times[k])
-            x = plus if before is None else correct(k, plus, output - before)
+            x = correct(k, plus, output - (output if before is None else before))
             before = output
             return x
 
