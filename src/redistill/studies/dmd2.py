@@ -16,6 +16,7 @@ from redistill.beds.gauss import Exact, Mixture, ring
 from redistill.beds.metrics import sliced_wasserstein
 from redistill.core import Batch, Loss, Method, Plan, Progress, fit
 from redistill.core.cache import remember
+from redistill.core.progress import seed_of
 from redistill.core.study import Budget, Claim, Outcome, Results, Study
 from redistill.diffusion.denoiser import Denoiser
 from redistill.diffusion.discriminator import TokenHead
@@ -118,7 +119,7 @@ def pretrained(seed: int, steps: int) -> Denoiser:
 
 @functools.cache
 def _pairs(seed: int) -> tuple[Tensor, Tensor]:
-    noise = torch.randn(1000, 2, generator=torch.Generator().manual_seed(seed + 1))
+    noise = torch.randn(1000, 2, generator=torch.Generator().manual_seed(seed_of("dmd2 pairs", seed)))
     exact = Exact(MIXTURE, Edm(LEVELS["sigma_min"], LEVELS["sigma_max"]))
     return noise, exact.endpoints(exact.path.prior(noise.double())).float()
 
@@ -276,5 +277,10 @@ STUDY = Study(
         "of the discriminator of 0.01, 0.1, 0.5 and 2 gave 18.2, 19.8, 17.2 and 26.4 (seed 101): no help that exceeds "
         "the noise. Precision is the teacher's, recall is not: the gradient seeks modes.",
     ),
-    sources=("redistill.diffusion.score", "redistill.diffusion.discriminator", "redistill.studies.faces_demo"),
+    sources=(
+        "redistill.diffusion.score", "redistill.diffusion.discriminator", "redistill.diffusion.paths",
+        "redistill.diffusion.denoiser", "redistill.diffusion.pretraining", "redistill.diffusion.nets",
+        "redistill.diffusion.solvers", "redistill.losses.adversarial", "redistill.beds.gauss", "redistill.beds.metrics",
+        "redistill.beds.faces", "redistill.beds.emoji", "redistill.models.nets", "redistill.studies.faces_demo",
+    ),
 )  # fmt: skip
