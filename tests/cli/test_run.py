@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import redistill
 from redistill.cli.app import run as command
 from redistill.core import Plan, fit
 from redistill.core.errors import UserError
+from redistill.models.nets import mlp
 from redistill.supervised.classifier import Classification
 
 NET = "redistill.models.nets:mlp"
@@ -311,6 +313,115 @@ def test_a_procedure_starts_from_the_seed_and_goes_on_when_asked(folder):
         assert command(["run", file, f"out={out}", *more]) == 0
     found = {out: (folder / out / "architecture.json").read_text() for out in ("one", "two", "other")}
     assert found["one"] == found["two"] != found["other"]
+
+
+def test_every_number_of_a_table_is_an_input_and_holes_are_named(folder, capsys):
+    rng = np.random.default_rng(0)
+    counted, X = rng.integers(0, 9, 80), rng.normal(size=(80, 2)).astype(np.float32)
+    columns = {"counted": counted, "a": X[:, 0], "name": np.array(["x"] * 80), "y": X[:, 0] + 2 * counted}
+    np.savez("table.npz", **columns)
+    lines = [",".join(map(str, row)) for row in zip(counted, X[:, 0], columns["y"])]
+    holes = {"input": ["", "0", "0"], "target": ["0", "0", ""], "nan": ["nan", "0", "0"]}
+    for name, cells in holes.items():
+        (folder / f"{name}.csv").write_text("\n".join(["counted,a,y", *lines[:3], ",".join(cells), *lines[4:]]) + "\n")
+    (folder / "same.csv").write_text("\n".join(["a,y", *[f"{a},3" for a in X[:, 0]]]) + "\n")
+    options = {"target": "y", "rounds": 3}
+    file = str(recipe(folder, method="repeated_sd", models=None, plan=None, options=options))
+    assert command(["run", file, "data.path=table.npz"]) == 0
+    found = json.loads((folder / "out" / "model.json").read_text())
+    assert found["coefficients"] == pytest.approx({"counted": 2.0, "a": 1.0}, abs=1e-3)
+    assert len(found["xi_bar"]) == 3
+    assert command(["run", file, "data.path=same.csv", "out=constant"]) == 0
+    assert json.loads((folder / "constant" / "model.json").read_text())["xi"] == [0, 0, 0]
+    mistakes = {
+        "data.path=input.csv": "row 3 has no number in column 'counted'",
+        "options.target=name": "needs numbers in 'name'", "options.validation=1": "between 0 and 1",
+        "data.path=target.csv": "row 3 has no number in column 'y'",
+        "data.path=nan.csv": "row 3 has no number in column 'counted'", "data.kind=none": "needs rows",
+        "data.teacher_logits=x.npy": "leave it out",
+    }  # fmt: skip
+    for override, part in mistakes.items():
+        with pytest.raises(UserError, match=part):
+            command(["run", file, "data.path=table.npz", override, "out=never"])
+    assert not (folder / "never").exists()
+
+
+def test_a_mixture_that_no_rounds_reach_is_written_as_it_is(folder, monkeypatch):
+    from redistill.methods.analysis import repeated_sd
+
+    (folder / "table.csv").write_text("a,y\n" + "".join(f"{k},{k % 3}\n" for k in range(80)))
+    file = str(recipe(folder, method="repeated_sd", models=None, plan=None, options={"target": "y"},
+                      data={"kind": "table", "path": "table.csv"}))  # fmt: skip
+    monkeypatch.setattr(repeated_sd, "_tune", lambda *given: (0.0, np.array([1.0, -1.0, 1.0, -1.0])))
+    assert command(["run", file]) == 0
+    found = json.loads((folder / "out" / "model.json").read_text())
+    assert found["xi_bar"] == [1, -1, 1, -1] and "xi" not in found
+
+
+def kept() -> torch.nn.Module:
+    """A network with one layer that is drawn anew in each call and one that is always the same."""
+    net = mlp(16, 3, [8])
+    with torch.no_grad():
+        net[1].weight.copy_(torch.arange(128.0).view(8, 16))
+    return net
+
+
+class Attends(torch.nn.Module):
+    """Weights that no layer knows how to draw again."""
+
+    def __init__(self):
+        super().__init__()
+        self.token = torch.nn.Parameter(torch.randn(1, 1, 16))
+        self.attention = torch.nn.MultiheadAttention(16, 2, batch_first=True)
+        self.last = torch.nn.Linear(16, 3)
+
+    def forward(self, image):
+        rows = torch.cat([self.token.expand(len(image), -1, -1), image.flatten(1)[:, None]], 1)
+        return self.last(self.attention(rows, rows, rows)[0][:, 0])
+
+
+def test_a_fresh_start_draws_every_weight_as_the_architecture_does(folder):
+    from redistill.cli.classifier_procedures import _starts
+    from redistill.cli.recipe import ModelSpec
+
+    teacher = ModelSpec(kind="torch", path=f"{__name__}:Attends", weights=folder / "teacher.safetensors")
+    specs = {"student": ModelSpec(kind="copy", path="teacher"), "teacher": teacher}
+    given = Attends()
+    fresh, same = (_starts("student", given, specs, fresh) for fresh in (True, False))
+    for (name, one), other, again in zip(
+        *(fresh(k).named_parameters() for k in (1,)), *(fresh(k).parameters() for k in (2, 1))
+    ):
+        assert torch.equal(one, again) and (torch.equal(one, other) == ("bias" in name and "last" not in name)), name
+    assert all(torch.equal(p, q) for p, q in zip(same(1).parameters(), given.parameters()))
+    options = {"weights": [1.5], "validation": 0.5}
+    student = {"kind": "torch", "path": f"{__name__}:kept"}
+    plan = {"steps": 2, "weight_decay": 0.01, "device": "cpu"}
+    file = str(recipe(folder, method="label_noise_sd", models={"student": student}, options=options, plan=plan))
+    with pytest.raises(UserError, match=r"comes with weights, so no start is new: 1\.weight; set"):
+        command(["run", file])
+    assert command(["run", file, "options.fresh=false"]) == 0
+
+
+@pytest.mark.parametrize(("accuracies", "said"), [((0.5,) * 6, "accuracies .0.5."), ((0.1, 0.2), "2 runs")])
+def test_nothing_is_explained_where_nothing_varies(accuracies, said):
+    from redistill.cli.classifier_procedures import _effects_of
+
+    rows = [{"repeat": k, "tau": k % 2, "soft_weight": 0.5, "student": "s", "share": 1, "accuracy": a}
+            for k, a in enumerate(accuracies)]  # fmt: skip
+    assert re.search(said, _effects_of(rows, ["tau", "soft_weight"]))
+
+
+def test_labels_alone_are_one_run_however_many_settings_share_it():
+    from redistill.cli.classifier_procedures import _effects_of
+
+    rng = np.random.default_rng(0)
+    rows = [{"repeat": r, "tau": t, "soft_weight": w, "student": "s", "share": 1, "accuracy": rng.random()}
+            for r in range(3) for w in (0, 0.5, 1) for t in (1, 2, 4)]  # fmt: skip
+    for row in rows:
+        row["accuracy"] = rows[9 * row["repeat"]]["accuracy"] if row["soft_weight"] == 0 else row["accuracy"]
+    few = [row for row in rows if row["soft_weight"] or row["tau"] == 1]
+    factors = ["tau", "soft_weight"]
+    assert _effects_of(rows, factors) == _effects_of(few, factors)
 
 
 def test_a_soft_label_study_says_which_factor_counts(folder, capsys):

@@ -93,7 +93,7 @@ def trained_teacher(folder: Path) -> Path:
         ({"text": "other.npz"}, r"data\.columns: unknown column 'ids'; valid: tokens"),
         ({"text": "reals.npz"}, "data: ids must be whole numbers"),
         ({"text": "unknown.npz"}, "data: ids must be 0 to 5, the words that the models know"),
-        ({"data": {"kind": "none"}}, "unknown column 'ids'"),
+        ({"data": {"kind": "none"}}, "needs rows"),
         (
             {"options": {"tokens": [128, 4096]}},
             r"options\.tokens: \[128, 4096\]; give numbers of tokens from one",

@@ -1,11 +1,13 @@
 """Procedures on classifiers, as a recipe runs them: several trainings on the user's networks and rows, judged on rows
-kept apart. Each writes into ``folder`` and says what it wrote."""
+kept apart. Each writes into ``folder`` and says what it wrote. ``fresh``: networks start from new weights of their kind
+(else from those they came with)."""
 
 from __future__ import annotations
 
 import copy
 import csv
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,20 +23,23 @@ def label_noise_sd(
     rows: Any,
     plan: Any,
     folder: Path,
+    models: Any,
     weights: tuple[float, ...] = (0.5, 1.0, 1.25, 1.5, 2.0),
+    fresh: bool = True,
     validation: float = 0.25,
     seed: int = 0,
 ) -> str:
-    """A teacher on the (noisy) labels and one student for each of ``weights``, all from new weights; held-out rows
-    choose. Writes the accuracies as JSON and the best network's weights."""
+    """A teacher on the (noisy) labels and one student for each of ``weights``; held-out rows choose. Writes the
+    accuracies as JSON and the best network's weights."""
     from safetensors.torch import save_model
 
     from redistill.methods.analysis.label_noise_sd import distil_through_noise
 
     if not weights:
         raise UserError("no weight to try; give some, as [1, 1.5]", place="options.weights")
-    used, held = _halves(rows, validation, seed)
-    found = distil_through_noise(lambda k: _fresh(student, seed + k), used, held, plan, weights=weights)
+    used, held = halves(rows, validation, seed)
+    start = _starts("student", student, models, fresh)
+    found = distil_through_noise(lambda k: start(seed + k), used, held, plan, weights=weights)
     folder.mkdir(parents=True, exist_ok=True)
     table = [{"weight": xi, "accuracy": hit} for xi, hit in sorted(found.accuracy.items())]
     (folder / "weights.json").write_text(json.dumps(table, indent=1) + "\n")
@@ -52,6 +57,7 @@ def survey(
     rows: Any,
     plan: Any,
     folder: Path,
+    models: Any,
     classes: int,
     input_shape: list[int],
     stages: list[str],
@@ -59,6 +65,7 @@ def survey(
     teacher_stages: list[str] | None = None,
     teacher_embedding: str | None = None,
     baselines: dict[str, float] | list[str] | None = None,
+    fresh: bool = True,
     validation: float = 0.25,
     seed: int = 0,
 ) -> str:
@@ -67,13 +74,14 @@ def survey(
     from redistill.methods.analysis.survey import as_csv, as_markdown, compare
     from redistill.supervised.baselines import Pair, carried
 
-    used, held = _halves(rows, validation, seed)
+    used, held = halves(rows, validation, seed)
     accuracy = _accuracy_on(held, plan.batch_size)
     if accuracy(teacher)["accuracy"] <= 1 / classes + 0.1 * (1 - 1 / classes):
         said = f"{100 * accuracy(teacher)['accuracy']:.0f} % of {classes} classes on held-out rows"
         raise UserError(f"the teacher is hardly better than chance ({said}); train it first", place="models.teacher")
-    pair = Pair(teacher, lambda k: _fresh(student, seed + k), input_shape, classes, stages, teacher_stages or stages,
-                embedding, teacher_embedding or embedding)  # fmt: skip
+    start = _starts("student", student, models, fresh)
+    pair = Pair(teacher, lambda k: start(seed + k), input_shape, classes, stages, teacher_stages or stages, embedding,
+                teacher_embedding or embedding)  # fmt: skip
 
     def keep(found: Any) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -93,6 +101,7 @@ def soft_label_study(
     rows: Any,
     plan: Any,
     folder: Path,
+    models: Any,
     temperatures: tuple[float, ...] = (1, 2, 4, 8, 16),
     weights: tuple[float, ...] = (0, 0.3, 0.5, 0.7, 0.9, 1),
     forms: tuple[str, ...] = ("kd", "hard"),
@@ -104,21 +113,23 @@ def soft_label_study(
     seed: int = 0,
 ) -> str:
     """The loss of logit distillation through its factors: every temperature with every weight, and the rest one at a
-    time around T = 4 and weight 0.7, ``repeats`` times. ``fresh``: students start from new weights (else from those
-    they came with). Writes the runs as CSV and what each factor explains as Markdown."""
+    time around T = 4 and weight 0.7, ``repeats`` times. Writes the runs as CSV and what each factor explains as
+    Markdown."""
     from redistill.beds.metrics import classification
     from redistill.methods.analysis.soft_label_study import Bench, Setting, plane, star
 
     if repeats < 1:
         raise UserError(f"repeats={repeats}; give a number from 1 up", place="options.repeats")
-    used, held = _halves(rows, validation, seed)
+    used, held = halves(rows, validation, seed)
     teachers = {"teacher": teacher} | ({"other": other_teacher} if other_teacher is not None else {})
-    nets = {"student": student} | ({"other": other_student} if other_student is not None else {})
-    levels = {"form": forms, "part": parts, "share": shares, "teacher": list(teachers), "student": list(nets)}
+    starts = {"student": _starts("student", student, models, fresh)}
+    if other_student is not None:
+        starts["other"] = _starts("other_student", other_student, models, fresh)
+    levels = {"form": forms, "part": parts, "share": shares, "teacher": list(teachers), "student": list(starts)}
     settings = dict.fromkeys([*plane(Setting(), temperatures, weights), *star(Setting(), **levels)])
     found = []
     for number in range(repeats):
-        makers = {name: partial(_start, net, seed + number, fresh) for name, net in nets.items()}
+        makers = {name: partial(start, seed + number) for name, start in starts.items()}
         bench = Bench(used, held, plan.model_copy(update={"seed": plan.seed + number}), teachers=teachers,
                       students=makers, measure=classification)  # fmt: skip
         found += [{"repeat": number, **row} for row in bench.table(settings)]
@@ -140,9 +151,17 @@ def _write_csv(rows: list[dict[str, Any]], file: Path) -> None:
 
 
 def _effects_of(rows: list[dict[str, Any]], factors: list[str]) -> str:
-    """A Markdown table: how much of the variation of accuracy each factor explains."""
+    """A Markdown table: how much of the variation of accuracy each factor explains. Without a teacher all settings of a
+    student and its rows are one run, which counts once, at the first temperature."""
     from redistill.theory.effects import explained
 
+    alone = ("student", "share")
+    distinct = {
+        tuple(row[n] for n in ("repeat", *(factors if row["soft_weight"] else alone))): row for row in rows[::-1]
+    }
+    rows = list(distinct.values())
+    if len(rows) < 3 or len({row["accuracy"] for row in rows}) == 1:
+        return f"Nothing to explain: {len(rows)} runs, accuracies {sorted({row['accuracy'] for row in rows})}.\n"
     varied = [name for name in factors if len({row[name] for row in rows}) > 1]
     pairs = [("tau", "soft_weight")] if {"tau", "soft_weight"} <= set(varied) else []
     lines = ["| factor | share of the variation of accuracy | p |", "| --- | --- | --- |"]
@@ -151,11 +170,7 @@ def _effects_of(rows: list[dict[str, Any]], factors: list[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _start(network: Any, seed: int, fresh: bool) -> Any:
-    return _fresh(network, seed) if fresh else copy.deepcopy(network)
-
-
-def _halves(rows: Any, share: float, seed: int) -> tuple[Any, Any]:
+def halves(rows: Any, share: float, seed: int) -> tuple[Any, Any]:
     """Rows to train on and rows to judge on."""
     from redistill.core.source import table
     from redistill.data.picked import Picked
@@ -188,12 +203,34 @@ def _accuracy_on(rows: Any, batch_size: int) -> Any:
     return accuracy
 
 
-def _fresh(network: Any, seed: int) -> Any:
-    """A copy with new weights wherever a layer knows how to draw them."""
+def _starts(role: str, network: Any, models: dict[str, Any], fresh: bool) -> Callable[[int], Any]:
+    """A function from a seed to a network to train: what the recipe's loader makes under that seed, without stored
+    weights, or (not ``fresh``) a copy of ``network``."""
     import torch
 
-    torch.manual_seed(seed)
-    fresh = copy.deepcopy(network)
-    for part in fresh.modules():
-        getattr(part, "reset_parameters", lambda: None)()
-    return fresh
+    from redistill.cli.doors import load_models
+
+    while models[role].kind == "copy":
+        role = models[role].path
+    spec = models[role].model_copy(update={"weights": None})
+
+    def start(seed: int) -> Any:
+        if not fresh:
+            return copy.deepcopy(network)
+        torch.manual_seed(seed)
+        return load_models({role: spec})[0][role]
+
+    if fresh:
+        _check_new(start(0), start(1), f"models.{role}")
+    return start
+
+
+def _check_new(one: Any, other: Any, place: str) -> None:
+    """Refuse networks with weights that no seed changes: they come from a file, or were drawn before."""
+    import torch
+
+    pairs = zip(one.named_parameters(), other.parameters())
+    kept = [n for (n, p), q in pairs if p.requires_grad and torch.equal(p, q) and p.unique().numel() > 1]
+    if kept:
+        said = ", ".join(kept[:3]) + (f" and {len(kept) - 3} more" if len(kept) > 3 else "")
+        raise UserError(f"comes with weights, so no start is new: {said}; set options.fresh to false", place=place)

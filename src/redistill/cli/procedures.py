@@ -3,6 +3,7 @@ fills in (``rows``, ``plan``, ``folder``, ``sources``). Each writes into ``folde
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any, Literal
@@ -69,24 +70,33 @@ def repeated_sd(
     *, rows: dict[str, np.ndarray], folder: Path, target: str, rounds: int = 2, validation: float = 0.25, seed: int = 0
 ) -> str:
     """Ridge regression with ``rounds`` of self-distillation on the number columns of a table; ``validation`` of the
-    rows choose the penalty and the weights. Writes the linear model as JSON."""
+    rows choose the penalty and the weights. Writes the linear model as JSON, with the weights ``xi`` round by round
+    where rounds can play the chosen mixture ``xi_bar``."""
+    from redistill.cli.classifier_procedures import halves
     from redistill.methods.analysis.repeated_sd import fit_repeated
 
     if target not in rows:
         raise unknown("column", target, rows, place="options.target")
-    names = [name for name, values in rows.items() if name != target and values.dtype.kind == "f" and values.ndim == 1]
-    if not names:
-        raise UserError("no column of numbers beside the target", place="data")
-    X, y = np.stack([rows[name] for name in names], 1), rows[target]
-    order = np.random.default_rng(seed).permutation(len(y))
-    held, used = np.split(order, [max(1, round(validation * len(y)))])
-    models = {k: fit_repeated(X[used], y[used], X[held], y[held], rounds=k) for k in {0, rounds}}
+    columns = {name: column for name, column in rows.items() if column.dtype.kind in "fiub" and column.ndim == 1}
+    names = [name for name in columns if name != target]
+    if not names or target not in columns:
+        raise UserError(f"needs numbers in {target!r} and in another column; has them in {list(columns)}", place="data")
+    for name, column in columns.items():
+        if not np.isfinite(column).all():
+            where = int(np.flatnonzero(~np.isfinite(column))[0])
+            raise UserError(f"row {where} has no number in column {name!r}; leave the row out or fill it", place="data")
+    used, held = (
+        (np.stack([part[name] for name in names], 1), part[target]) for part in halves(columns, validation, seed)
+    )
+    models = {k: fit_repeated(*used, *held, rounds=k) for k in {0, rounds}}
     best = models[rounds]
     folder.mkdir(parents=True, exist_ok=True)
     numbers = {
         "coefficients": dict(zip(names, best.coef_.tolist())), "intercept": float(best.intercept_), "penalty": best.lam,
-        "xi": best.xi.tolist(), "validation_mse": {k: m.validation_mse_ for k, m in models.items()},
+        "xi_bar": list(best.xi_bar), "validation_mse": {k: m.validation_mse_ for k, m in models.items()},
     }  # fmt: skip
+    with contextlib.suppress(UserError):
+        numbers["xi"] = best.xi.tolist()
     (folder / "model.json").write_text(json.dumps(numbers, indent=1) + "\n")
     return (
         f"{folder / 'model.json'}: validation error {best.validation_mse_:.4g} after {rounds} rounds, "

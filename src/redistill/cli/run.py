@@ -23,6 +23,8 @@ def run(
 
     wanted = read(recipe, overrides or [])
     target = runnable(wanted.method)
+    if not isinstance(target, type):
+        _check_rows(wanted, target)
     stored = {"teacher": None} if wanted.data.teacher_logits else {}
     roles = check_roles(target, {**stored, **wanted.models})
     if wanted.out.exists() and any(wanted.out.iterdir()) and not resume:
@@ -79,9 +81,20 @@ def _call(wanted: Any, function: Any, roles: list[str], resume: bool) -> str:
     torch.manual_seed(plan.seed if plan else 0)  # networks that start from chance
     models, sources = doors.load_models(wanted.models)
     given = {"rows": lambda: doors.load_rows(wanted.data, models), "folder": lambda: wanted.out,
-             "sources": lambda: sources, "plan": lambda: plan, "resume": lambda: resume}  # fmt: skip
+             "sources": lambda: sources, "models": lambda: wanted.models, "plan": lambda: plan,
+             "resume": lambda: resume}  # fmt: skip
     filled = {name: make() for name, make in given.items() if name in asked}
     return str(build(function, wanted.options, *[models.get(role) for role in roles], **filled))
+
+
+def _check_rows(wanted: Any, function: Any) -> None:
+    """What a procedure cannot do with its rows."""
+    if wanted.data.augment:
+        raise UserError(f"{wanted.method} reads its rows as they are; leave augment out", place="data.augment")
+    if wanted.data.teacher_logits:
+        raise UserError(f"{wanted.method} asks its teacher itself; leave it out", place="data.teacher_logits")
+    if wanted.data.kind == "none" and "rows" in inspect.signature(function).parameters:
+        raise UserError(f"{wanted.method} needs rows; give images, table, disk or jsonl", place="data.kind")
 
 
 def runnable(slug: str) -> Any:

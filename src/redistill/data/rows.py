@@ -32,8 +32,8 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
 
 
 def read_table(path: str | Path) -> dict[str, np.ndarray]:
-    """The columns of a CSV file with a header (numbers where a whole column is numeric, else text) or of an npz
-    file."""
+    """The columns of a CSV file with a header (numbers where every filled cell of a column is one, nan where it is
+    empty; else text) or of an npz file."""
     file = _file(path)
     if file.suffix == ".npz":
         with np.load(file, allow_pickle=False) as arrays:
@@ -52,7 +52,8 @@ def read_table(path: str | Path) -> dict[str, np.ndarray]:
 
 def _column(values: list[str]) -> np.ndarray:
     try:
-        return np.array([float(v) for v in values], dtype=np.float64)
+        numbers = np.array([float(v.strip() or "nan") for v in values], dtype=np.float64)
+        return numbers if any(v.strip() for v in values) else np.array(values)
     except ValueError:
         return np.array(values)
 
