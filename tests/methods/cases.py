@@ -113,7 +113,7 @@ def lsskd() -> tuple[Method, Any]:
 
     torch.manual_seed(0)  # stages of vectors: their branches have no batch norm, which would mix the rows
     net, shape = mlp(72, 3, (8, 6)), [2, 6, 6]
-    method = Lsskd(net, layers=["2", "4"], input_shape=shape, classes=3, ramp=0.5, feature_weight=0.01)
+    method = Lsskd(net, layers=["2", "4"], input_shape=shape, rows=22, classes=3, ramp=0.5)
     return method.double(), {"image": _random(22, 2, 6, 6), "label": torch.arange(22) % 3}
 
 

@@ -18,7 +18,7 @@ def d_ode(
     *,
     folder: Path,
     sources: dict[str, Any],
-    rows: Any,
+    rows: Any = None,
     steps: int = 5,
     scale: int = 10,
     solver: Literal["ddim", "dpm_solver_2m", "heun"] = "ddim",

@@ -29,8 +29,6 @@ def run(
     roles = check_roles(target, {**stored, **wanted.models})
     if wanted.out.exists() and any(wanted.out.iterdir()) and not resume:
         raise UserError(f"{wanted.out} holds another run; give --resume or another out", place="out")
-    if wanted.data.augment and not isinstance(target, type):
-        raise UserError(f"{wanted.method} reads its rows as they are; leave augment out", place="data.augment")
     start = _train if isinstance(target, type) else _call
     how = start(wanted, target, roles, resume)
     typer.echo(how, nl=bool(how))
@@ -93,7 +91,8 @@ def _check_rows(wanted: Any, function: Any) -> None:
         raise UserError(f"{wanted.method} reads its rows as they are; leave augment out", place="data.augment")
     if wanted.data.teacher_logits:
         raise UserError(f"{wanted.method} asks its teacher itself; leave it out", place="data.teacher_logits")
-    if wanted.data.kind == "none" and "rows" in inspect.signature(function).parameters:
+    rows = inspect.signature(function).parameters.get("rows")
+    if wanted.data.kind == "none" and rows is not None and rows.default is rows.empty:
         raise UserError(f"{wanted.method} needs rows; give images, table, disk or jsonl", place="data.kind")
 
 

@@ -61,7 +61,8 @@ def method(arm: str, student: torch.nn.Module) -> Method:
 
 def cell(arm: str, seed: int, budget: Mapping[str, Any]) -> Outcome:
     """One arm in the three regimes. ``single``: accuracy of one forward pass; ``aggregated``: of all copies together
-    (where the arm knows none: the same); ``accuracy``: as the arm is meant to be used."""
+    (where the arm knows none: the same); ``accuracy``: as the arm is meant to be used; ``tail_less_emoji``: the
+    latter in the long tail minus that with balanced classes, so that a difference of arms is one of gains."""
     found = {}
     for name in REGIMES:
         train, test = regime(name, seed, budget)
@@ -73,7 +74,7 @@ def cell(arm: str, seed: int, budget: Mapping[str, Any]) -> Outcome:
         together = accuracy(made.aggregate, test) if hasattr(made, "aggregate") else one
         used = together if arm == "sla" else one
         found |= {f"{name}_single": one, f"{name}_aggregated": together, f"{name}_accuracy": used}
-    return Outcome(found)
+    return Outcome({**found, "tail_less_emoji": found["tail_accuracy"] - found["emoji_accuracy"]})
 
 
 @torch.no_grad()
@@ -132,8 +133,10 @@ STUDY = Study(
               "higher", -0.02),
         Claim("emoji: invariance hurts", "emoji_single", "da", "baseline", "lower", 0.01),
         Claim("emoji: it is not the ensemble of views", "emoji_aggregated", "sla", "da", "higher", 0.01),
-        Claim("long tail: joint labels, aggregated, gain more", "tail_accuracy", "sla", "baseline", "higher", 0.02,
-              paper="abstract: also on imbalanced classification"),
+        Claim("long tail: joint labels, aggregated, beat longer training", "tail_accuracy", "sla", "baseline", "higher",
+              0.02, paper="abstract: also on imbalanced classification"),
+        Claim("long tail: joint labels, aggregated, gain more than with balanced classes", "tail_less_emoji", "sla",
+              "baseline", "higher"),
         Claim("long tail: self-distillation keeps a gain in one pass", "tail_single", "sla_sd", "baseline", "higher",
               0.01),
     ),
@@ -153,10 +156,10 @@ STUDY = Study(
         "Tried on seeds 101 and 102: the joint task is slow to learn. With a quarter of these epochs SLA is 10 to 25 "
         "points below the baseline on emoji and digits; in the long tail one pass is 5 points below after 280 steps "
         "and level after 440.",
-        "Not shown: one pass of self-distillation gains 1.0 point on digits (1.5 were asked), 3 on emoji and 1.2 in "
-        "the long tail, where the seeds scatter as widely. Invariance costs 15 points on digits, where a turned 6 is "
-        "a 9; on emoji it costs 3.5, with one seed at the baseline's level.",
-        "Multi-task training is no better than invariance here; the paper finds a small gain. The aggregate of a "
-        "network trained with self-distillation is as good as that of joint labels alone.",
+        "One pass of self-distillation gains a point or two over longer training, where seeds scatter as widely. "
+        "Invariance is dearest on digits, where a turned 6 is a 9; on emoji one seed is at the baseline's level.",
+        "Multi-task training is no better than invariance on emoji; on digits it is ahead in two of three seeds, as in "
+        "the paper, which finds a small gain. The aggregate of a network trained with self-distillation is as good as "
+        "that of joint labels alone.",
     ),
 )  # fmt: skip

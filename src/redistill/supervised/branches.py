@@ -1,6 +1,6 @@
 """Classifiers on the way: a branch after each named stage, as deep as the stages that follow it.
 
-``Branches(feature_shapes(net, layers, input_shape), outputs)`` builds them; ``logits_and_features(net, batch, layers)``
+``Branches(stage_shapes(net, layers, input_shape), outputs)`` builds them; ``logits_and_features(net, batch, layers)``
 feeds them. A method holds them beside the student and trains both; the student itself stays as it was.
 """
 
@@ -11,8 +11,10 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from redistill.core import UserError
+from redistill.models.features import tapped
 from redistill.models.nets import conv_block
-from redistill.supervised.layers import pooled, width
+from redistill.supervised.layers import feature_shapes, pooled, width
 
 Shape = Sequence[int]
 
@@ -37,6 +39,16 @@ class Branches(nn.Module):
         """
         embeddings = [pooled(body(feature)) for body, feature in zip(self.bodies, features)]
         return [head(e) for head, e in zip(self.heads, embeddings)], embeddings
+
+
+def stage_shapes(network: nn.Module, layers: Sequence[str], input_shape: Sequence[int]) -> list[tuple[int, ...]]:
+    """:func:`feature_shapes` of stages from shallow to deep. Raises :class:`UserError` for another order."""
+    with tapped(network, layers) as found:
+        shapes = feature_shapes(network, layers, input_shape)
+    if list(found) != list(layers):
+        raise UserError(f"the network reaches these stages as {list(found)}; name them from shallow to deep",
+                        place="layers")  # fmt: skip
+    return shapes
 
 
 def _body(shapes: Sequence[Shape]) -> nn.Sequential:
