@@ -36,7 +36,7 @@ BEDS = {
 LONGER = {"clean": 1, "noisy": 1, "emoji": 2}  # times as many steps
 WEIGHTS = {"ce": 0.0, "half": 0.5, "kd": 1.0}
 TAUGHT = (0.1, 0.2, 0.4, 0.7, 1.0)  # what the ridge teacher saw; its student keeps a tenth
-RECIPE = 2  # of teachers and scores, in the cache's key
+RECIPE = 3  # of teachers and scores, in the cache's key
 
 
 def bed(name: str, seed: int, budget: Mapping[str, Any]) -> tuple[Images, Images, Images]:

@@ -81,7 +81,7 @@ def cell(arm: str, seed: int, budget: Mapping[str, Any]) -> Outcome:
         for shots in SHOTS:
             episodes = [
                 few_shot.draw_episode(
-                    others.label, index, ways=WAYS[name], shots=shots, queries=10, seed=seed, groups=shown
+                    others.label, index, ways=WAYS[name], shots=shots, queries=8, seed=seed, groups=shown
                 )
                 for index in range(budget["episodes"][name])
             ]
@@ -242,7 +242,7 @@ STUDY = Study(
              "redistill.vision.augmentations"),
     notes=(
         "Smaller than the card's: pictures of 16 pixels, 36 of each of the 40 base classes, four layers of 32 to 64 "
-        "channels, 200 episodes of 10 queries a class; digits at 14 pixels, 100 episodes, without generation 2. SGD at "
+        "channels, 200 episodes of 8 queries a class; digits at 14 pixels, 100 episodes, without generation 2. SGD at "
         "0.05 on a cosine, batches of 32, 30 epochs (the paper: 100 of 600 batches of 64). The 60 subgroups leave out "
         "flags of countries. About 80 s of one core a seed.",
         "Four artists draw the same emoji, so the support pictures of a class show different emoji and no query shows "
