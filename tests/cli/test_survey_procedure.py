@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from redistill.cli.classifier_procedures import survey
+from redistill.cli.recipe import ModelSpec
 from redistill.core import Plan, UserError
 from redistill.models.nets import mlp
 from redistill.supervised import baselines
@@ -33,7 +34,7 @@ def run(folder, share: float) -> str:
         mlp(4, 2, (4, 4)), Right(share), rows={"image": image, "label": label}, folder=folder, classes=2,
         plan=Plan(steps=2, batch_size=30, device="cpu"), input_shape=[4], stages=["1", "3"], embedding="3",
         teacher_stages=["inner.1", "inner.3"], teacher_embedding="inner.3", baselines=["kd"],
-        models={}, fresh=False,
+        models={"student": ModelSpec(kind="torch")}, fresh=False,
     )  # fmt: skip
 
 
