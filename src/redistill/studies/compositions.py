@@ -182,8 +182,8 @@ STUDY = Study(
         "What adds up: past predictions, ADR's rectifier and CTKD's temperature together are the most accurate arm on "
         "few labels and the best of their family on wrong ones. The price is calibration: a temperature that climbs "
         "the student's loss makes its targets almost uniform, and the confidence ends 60 points too low.",
-        "What does not: DCS's weights cost four to six points alone, and as much in company. DKD and ADR's rectifier "
-        "each cost accuracy with a twin that stopped early, and more together. Why was not looked into.",
+        "What does not: DCS's weights cost four to six points alone, and as much in company. DKD costs accuracy "
+        "with a twin that stopped early, with ADR's rectifier beside it as well. Why was not looked into.",
         "Also tried on seed 101: imitating the twin with weight 1.2 against the label, with and without rows pruned by "
         "EL2N (accuracy 69 and 63 % on wrong labels, 4 and 3 % on few): the answers of a twin that stopped early are "
         "soft, and the negative label wins. It was left out before seeds 1 to 3 were run.",
