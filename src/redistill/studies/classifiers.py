@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from redistill.beds import mnist
 from redistill.beds.images import Images, corrupt
-from redistill.core import Method, Plan, fit
+from redistill.core import Method, Plan, Progress, fit
 from redistill.core.cache import remember
+from redistill.core.method import Batch
 from redistill.supervised.classifier import Classification
 
 
@@ -34,11 +35,13 @@ def rows(images: Images, **more: Tensor) -> dict[str, Tensor]:
     return {"image": torch.from_numpy(images.image), "label": torch.from_numpy(images.label), **more}
 
 
-def train(method: Method, images: Images, seed: int, **plan: Any) -> nn.Module:
+def train(
+    method: Method, images: Images, seed: int, augment: Callable[[Batch, Progress], Batch] | None = None, **plan: Any
+) -> nn.Module:
     """Fit on the CPU by SGD (rate 0.05, momentum 0.9, batches of 64, cosine) unless ``plan`` says otherwise; returns
     the student in evaluation mode. ``epochs`` or ``steps`` must be given."""
     common = {"optimizer": "sgd", "lr": 0.05, "schedule": "cosine", "batch_size": 64, "device": "cpu"}
-    fit(method, rows(images), Plan(**{**common, "log_every": 1000, "seed": seed, **plan}))
+    fit(method, rows(images), Plan(**{**common, "log_every": 1000, "seed": seed, **plan}), augment=augment)
     return method.export().eval()
 
 

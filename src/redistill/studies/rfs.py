@@ -146,8 +146,10 @@ def trained(which: str, net: nn.Module, name: str, seed: int, budget: Mapping[st
     taught = which in ("gen1", "gen2")
     teacher = network(f"gen{int(which[-1]) - 1}", name, seed, budget) if taught else None
     weights = {} if taught else {"gamma": 1.0, "alpha": 0.0}
-    method = Rfs(net, teacher, augment=AUGMENT[name], **weights)
-    return classifiers.train(method, base, run, epochs=epochs, batch_size=32, weight_decay=5e-4)
+    change = AUGMENT[name].rows
+    return classifiers.train(
+        Rfs(net, teacher, **weights), base, run, change, epochs=epochs, batch_size=32, weight_decay=5e-4
+    )
 
 
 def episodic(net: nn.Module, base: Images, name: str, epochs: int, run: int) -> nn.Module:

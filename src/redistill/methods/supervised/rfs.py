@@ -32,11 +32,11 @@ from redistill.vision.augmentations import Augmentation
 
 
 class Rfs(Distillation):
-    """One generation. ``tau`` is T; ``augment`` changes the training images, alike for both networks."""
+    """One generation. ``tau`` is T; both networks see the same images (``fit(..., augment=...)`` changes them)."""
 
     def __init__(
         self, student: nn.Module, teacher: nn.Module | None = None, *, tau: float = 4.0, gamma: float = 0.5,
-        alpha: float = 0.5, augment: Augmentation | None = None,
+        alpha: float = 0.5,
     ) -> None:  # fmt: skip
         if not (tau > 0 and min(gamma, alpha) >= 0 and gamma + alpha > 0):
             message = f"tau={tau}, gamma={gamma}, alpha={alpha}; give a tau above 0, weights not below and one above"
@@ -44,18 +44,11 @@ class Rfs(Distillation):
         if teacher is None and alpha:
             raise UserError("no teacher; give one, or gamma=1 and alpha=0 for generation 0", place="models.teacher")
         super().__init__(student, teacher, temperature=Constant(tau), hard_weight=gamma, soft_weight=alpha)
-        self.augment = augment
-
-    def prepare(self, batch: Batch, now: Progress) -> Batch:
-        """Change the images; then the teacher's logits [B, C]."""
-        if self.augment is not None:
-            batch = {**batch, "image": self.augment(batch["image"], now)}
-        return super().prepare(batch, now)
 
 
 def generations(
     make: Callable[[int], nn.Module], data: Any, plan: Plan, count: int = 1, *, tau: float = 4.0, gamma: float = 0.5,
-    alpha: float = 0.5, augment: Augmentation | None = None,
+    alpha: float = 0.5, augment: Callable[[Batch, Progress], Batch] | None = None,
 ) -> list[nn.Module]:  # fmt: skip
     """``count`` + 1 networks, oldest first, frozen, in evaluation mode; each ``make(k)`` trains for the whole ``plan``.
 
@@ -64,11 +57,11 @@ def generations(
     networks: list[nn.Module] = []
     for k in range(count + 1):
         method = (
-            Rfs(make(k), networks[-1], tau=tau, gamma=gamma, alpha=alpha, augment=augment)
+            Rfs(make(k), networks[-1], tau=tau, gamma=gamma, alpha=alpha)
             if networks
-            else Rfs(make(k), gamma=1.0, alpha=0.0, augment=augment)
+            else Rfs(make(k), gamma=1.0, alpha=0.0)
         )
-        networks.append(fit(method, data, plan).student.eval().requires_grad_(False))
+        networks.append(fit(method, data, plan, augment=augment).student.eval().requires_grad_(False))
     return networks
 
 
