@@ -71,13 +71,17 @@ def ctkd() -> tuple[Method, Any]:
     return Ctkd(mlp(6, 3, [8]), mlp(6, 3, [12]), temperature=each).double(), data
 
 
-def sla() -> tuple[Method, Any]:
+def sla(**options: float) -> tuple[Method, Any]:
     from redistill.methods.supervised.sla import Sla
     from redistill.models.nets import convnet
 
     torch.manual_seed(0)
     data = {"image": _random(22, 2, 6, 6), "label": torch.arange(22) % 3}
-    return Sla(convnet(2, 3, (4, 6)), joint_weight=4.0).double(), data
+    return Sla(convnet(2, 3, (4, 6)), joint_weight=4.0, **options).double(), data
+
+
+def sla_alone() -> tuple[Method, Any]:
+    return sla(single_weight=0.0, distill_weight=0.0)
 
 
 def ssld() -> tuple[Method, Any]:
@@ -197,3 +201,5 @@ CASES: dict[str, Case] = {
     "mekd": mekd,
     "sd_darts": sd_darts,
 }
+
+VARIANTS = {"sla_alone": sla_alone}  # settings that train in another way than a slug's defaults

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from redistill.core import fit
 from tests.core.processes import save_and_leave
-from tests.methods.cases import CASES
+from tests.methods.cases import CASES, VARIANTS
 from tests.methods.test_catalogue import plan
 
 
 def main(slug: str, parallel: str, folder: Path) -> None:
-    method, data = CASES[slug]()
+    method, data = {**CASES, **VARIANTS}[slug]()
     method = fit(method, data, plan(parallel=parallel)).method
     save_and_leave(method, folder)
 

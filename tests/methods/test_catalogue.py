@@ -17,7 +17,7 @@ from redistill.core import Method, Plan, describe, fit
 from redistill.core.build import build
 from redistill.core.followers import same_weights
 from tests.core.processes import in_two_processes
-from tests.methods.cases import CASES
+from tests.methods.cases import CASES, VARIANTS
 
 
 def plan(**changes: Any) -> Plan:
@@ -31,7 +31,7 @@ def gap(state: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float
 
 
 def trained(slug: str, **changes: Any) -> dict[str, torch.Tensor]:
-    method, data = CASES[slug]()
+    method, data = {**CASES, **VARIANTS}[slug]()
     return fit(method, data, plan(**changes)).method.state_dict()
 
 
@@ -61,7 +61,7 @@ def test_accumulation_equals_one_big_batch(slug):
 
 
 @pytest.mark.parametrize("parallel", ["replicate", "shard"])
-@pytest.mark.parametrize("slug", CASES)
+@pytest.mark.parametrize("slug", [*CASES, *VARIANTS])
 def test_two_processes_equal_one(slug, parallel, tmp_path):
     one = trained(slug)
     for state in in_two_processes("tests.methods.rank", tmp_path, slug, parallel):

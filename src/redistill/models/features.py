@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 
 from redistill.core.errors import UserError, unknown
+from redistill.core.world import is_sharded
 
 
 @contextmanager
@@ -75,4 +76,8 @@ def scores_and_embedding(network: nn.Module, head: str, *inputs: Tensor) -> tupl
     if len(read) != 1 or read[0].ndim != 2:
         shapes = [tuple(value.shape) for value in read]
         raise UserError(f"{head!r} read {shapes}, not one vector a row; name the classifier", place="head")
+    if is_sharded(list(network.parameters())):
+        # fully_shard gathers the weights for the backward pass when that reaches the network's output, so it must
+        # reach it even where only the embedding is used; the sum of nothing is 0 and gives no gradient
+        read[0] = read[0] + output.flatten()[:0].sum()
     return output, read[0]
