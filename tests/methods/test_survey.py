@@ -16,7 +16,7 @@ from torch import nn
 from redistill.core import Plan, UserError, fit
 from redistill.core.followers import same_weights
 from redistill.core.method import bare_progress
-from redistill.methods.analysis.survey import as_csv, as_markdown, compare, ranked, recovery, train
+from redistill.methods.analysis.survey import as_csv, as_markdown, compare, on_folds, ranked, recovery, train
 from redistill.models.nets import mlp, staged_convnet
 from redistill.supervised.baselines import BASELINES, LABELS, Pair, carried
 from redistill.supervised.classifier import Classification
@@ -94,6 +94,37 @@ def test_the_table_has_labels_gains_and_recoveries_best_first():
 def test_strengths_reach_the_methods():
     weak = compare(pair(), DATA, PLAN, measure, {"attention": 0.0})
     assert {row.name: row.scores for row in weak}["attention"] == {row.name: row.scores for row in weak}[LABELS]
+
+
+def test_folds_judge_every_row_once_and_never_by_a_student_that_saw_it(monkeypatch):
+    trained, judged = [], []
+
+    def spy(name, pair, data, plan, strength):
+        trained.append((strength, data["label"].tolist()))
+        return nn.Identity(), 0.0, 0
+
+    def score(net, held):
+        assert held["image"].shape == (8, 1, 8, 8) and torch.equal(held["image"], data["image"][held["label"]])
+        judged.append(held["label"].tolist())
+        return float(len(judged))
+
+    monkeypatch.setattr("redistill.methods.analysis.survey.train", spy)
+    data = {"image": DATA["image"], "label": torch.arange(24)}
+    assert on_folds("kd", pair(), data, PLAN, score, (1.0, 0.1), folds=3) == {1.0: 2.0, 0.1: 5.0}
+    assert [strength for strength, _ in trained] == [1.0] * 3 + [0.1] * 3
+    assert all(sorted(seen + held) == list(range(24)) for (_, seen), held in zip(trained, judged))
+    assert sorted(row for held in judged[:3] for row in held) == list(range(24)) and judged[:3] == judged[3:]
+    with pytest.raises(UserError, match="1 folds of 24 rows; give from 2"):
+        on_folds("kd", pair(), data, PLAN, score, (1.0,), folds=1)
+
+
+def test_folds_score_the_students_that_the_strengths_make():
+    def total(net, held):
+        return float(net(held["image"]).sum().detach())
+
+    scores = on_folds("attention", pair(), DATA, PLAN, total, (0.0, 1.0))
+    alone = on_folds(LABELS, pair(), DATA, PLAN, total, (1.0,))
+    assert scores[0.0] == pytest.approx(alone[1.0]) and scores[1.0] != pytest.approx(alone[1.0])
 
 
 def test_recovery_is_the_share_of_the_gap():

@@ -5,8 +5,8 @@ rows. Match: whatever each baseline says (``redistill.supervised.baselines``).
 
     gain = accuracy - accuracy of labels alone,    recovery = gain / (accuracy of the teacher - that of labels alone)
 
-:func:`compare` trains them and makes the table that surveys print; :func:`ranked` orders several runs of it with
-intervals of the paired gains.
+:func:`compare` trains them and makes the table that surveys print; :func:`on_folds` judges the strengths of a baseline
+by training rows alone; :func:`ranked` orders several runs with intervals of the paired gains.
 
 Differs from the paper: it collects published numbers, this measures.
 """
@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 from scipy import stats
-from torch import nn
+from torch import Tensor, nn
 
 from redistill.core import Plan, UserError, fit
 from redistill.core.errors import unknown
@@ -57,6 +57,27 @@ def train(name: str, pair: Pair, data: Any, plan: Plan, strength: float = 1.0) -
     trained = {network for networks in method.trains.values() for network in networks} - {"student"}
     beside = sum(p.numel() for network in trained for p in method.get_submodule(network).parameters())
     return student, time.process_time() - begin, beside
+
+
+def on_folds(
+    name: str, pair: Pair, data: Mapping[str, Tensor], plan: Plan,
+    score: Callable[[nn.Module, dict[str, Tensor]], float], strengths: Sequence[float], folds: int = 2,
+) -> dict[float, float]:  # fmt: skip
+    """Mean score of baseline ``name`` at each strength: trained on all folds of ``data`` but one, scored on that one.
+
+    ``score(student, held)``: of the columns [N / folds, ...] held out. The cut depends on ``plan.seed`` alone: every
+    baseline and strength meets the same one.
+    """
+    count = len(data["label"])
+    if not 2 <= folds <= count:
+        raise UserError(f"{folds} folds of {count} rows; give from 2 to the number of rows", place="folds")
+    parts = np.array_split(np.random.default_rng(plan.seed).permutation(count), folds)
+    cuts = [({k: v[np.setdiff1d(np.arange(count), part)] for k, v in data.items()},
+             {k: v[part] for k, v in data.items()}) for part in parts]  # fmt: skip
+    return {
+        strength: float(np.mean([score(train(name, pair, rest, plan, strength)[0], held) for rest, held in cuts]))
+        for strength in strengths
+    }
 
 
 def compare(
