@@ -14,6 +14,7 @@ from redistill.core.followers import same_weights
 from redistill.methods.analysis.random_teachers import CrossEntropy, MeanSquare, RandomTeachers, between
 from redistill.models.nets import staged_convnet
 from redistill.vision.dino import DinoHead, EveryEpoch, EveryStep
+from redistill.vision.probing import with_statistics
 
 DATA = {"image": torch.randn(24, 1, 4, 4, generator=torch.Generator().manual_seed(0)), "label": torch.arange(24) % 3}
 NOW = Progress()
@@ -87,6 +88,31 @@ def test_rescaling_keeps_the_variance_of_matrices():
     assert float(plain / a.weight.detach().std()) == pytest.approx(2**-0.5, abs=0.01)
 
 
+@pytest.mark.parametrize(("alpha", "rescale"), [(0.0, False), (0.25, False), (0.25, True)])
+def test_a_students_start_is_alpha_of_its_own_and_the_rest_the_teachers(alpha, rescale):
+    teacher, own = with_statistics(net(1), DATA["image"]), net(2)
+    student = RandomTeachers(net(2), teacher, alpha=alpha, rescale=rescale).student
+    scale = (0.75**2 + 0.25**2) ** 0.5 if rescale else 1.0
+    for p, a, b in zip(student.parameters(), teacher.parameters(), own.parameters()):
+        assert torch.equal(p, ((1 - alpha) * a + alpha * b) / (scale if p.ndim > 1 else 1.0)) and p.requires_grad
+    assert all(torch.equal(a, b) for a, b in zip(student.buffers(), teacher.buffers()))
+
+
+def test_a_student_starts_as_it_came_unless_told():
+    assert same_weights(RandomTeachers(net(2), net(1)).student, net(2))
+    unlike = nn.Sequential(nn.Flatten(), nn.Linear(16, 7))
+    assert RandomTeachers(unlike, net(1)).student is unlike
+
+
+def test_the_loss_is_the_cross_entropy_of_the_softmax_outputs_at_both_temperatures():
+    method = RandomTeachers(net(2), net(1), match=CrossEntropy(0.5, 0.2)).eval()
+    loss = method.loss("student", method.prepare({"image": DATA["image"]}, NOW), NOW)
+    p = (net(1).eval()(DATA["image"]) / 0.2).softmax(1)
+    q = (net(2).eval()(DATA["image"]) / 0.5).softmax(1)
+    torch.testing.assert_close(loss.total, -(p * q.log()).sum(1).mean())
+    torch.testing.assert_close(loss.watch["gap"], (p * (p / q).log()).sum(1).mean().detach())
+
+
 def test_stored_outputs_equal_the_teacher():
     teacher = net(1).eval()
     with torch.no_grad():
@@ -127,7 +153,8 @@ def test_resumed_run_equals_the_uninterrupted_one(following, tmp_path):
 
 
 def test_recipe_and_constructor_are_one():
-    given = {"match": {"name": "cross_entropy", "student_tau": 0.1, "teacher_tau": 0.04}, "following": "never"}
+    given = {"match": {"name": "cross_entropy", "student_tau": 0.1, "teacher_tau": 0.04}, "following": "never",
+             "alpha": 0.5, "rescale": True}  # fmt: skip
     assert describe(build(RandomTeachers, given, net(1), net(2))) == given
 
 
@@ -136,6 +163,12 @@ def test_recipe_and_constructor_are_one():
     [
         (lambda: between(net(1), net(2), 1.5), "alpha=1.5"),
         (lambda: between(net(1), net(2, outputs=9), 0.5), "not the same in both"),
+        (lambda: between(net(1)[0], net(2), 0.5), "not the same in both"),
+        (lambda: RandomTeachers(net(2), net(1), alpha=-0.1), "alpha=-0.1; give a number from 0"),
+        (lambda: RandomTeachers(net(2), net(1), alpha=float("nan")), "alpha=nan"),
+        (lambda: build(RandomTeachers, {"alpha": "near"}, net(2), net(1)), "options.alpha"),
+        (lambda: RandomTeachers(net(2, outputs=9), net(1), alpha=0.5), "not the same in both"),
+        (lambda: RandomTeachers(net(2), None, alpha=0.5), "no weights to start at"),
         (lambda: CrossEntropy(0.0), "above 0"),
         (lambda: RandomTeachers(net(), None, following=EveryEpoch()), "give the teacher"),
         (lambda: fit(RandomTeachers(net(), None), DATA, plan()), "'teacher_output'"),

@@ -64,35 +64,59 @@ def between(teacher: nn.Module, other: nn.Module, alpha: float, *, rescale: bool
     ``rescale`` divides weight matrices by sqrt((1 - alpha)^2 + alpha^2), which keeps the variance of two independent
     initialisations. Raises :class:`UserError` for an alpha outside [0, 1] or networks of unequal shape.
     """
-    if not 0 <= alpha <= 1:
-        raise UserError(f"alpha={alpha}; give a number from 0 (the teacher) to 1 (the other network)", place="between")
-    student, others = copy.deepcopy(teacher), dict(other.named_parameters())
-    scale = ((1 - alpha) ** 2 + alpha**2) ** 0.5 if rescale else 1.0
-    with torch.no_grad():
-        for name, p in student.named_parameters():
-            if name not in others or others[name].shape != p.shape:
-                raise UserError(f"{name} is not the same in both networks; give one architecture", place="between")
-            p.copy_(((1 - alpha) * p + alpha * others[name]) / (scale if p.ndim > 1 else 1.0))
+    student = copy.deepcopy(other)
+    _pull(student, teacher, _share(alpha), rescale)
     return student.requires_grad_(True)
+
+
+def _share(alpha: float) -> float:
+    if not 0 <= alpha <= 1:
+        raise UserError(f"alpha={alpha}; give a number from 0 (the teacher) to 1 (the other network)", place="alpha")
+    return alpha
+
+
+@torch.no_grad()
+def _pull(student: nn.Module, teacher: nn.Module, alpha: float, rescale: bool) -> None:
+    """:func:`between` in place; theta~ is what ``student`` came with."""
+    mine, theirs = ({**dict(n.named_parameters()), **dict(n.named_buffers())} for n in (student, teacher))
+    for name in theirs | mine:
+        if name not in mine or name not in theirs or mine[name].shape != theirs[name].shape:
+            raise UserError(f"{name} is not the same in both networks; give one architecture", place="alpha")
+    scale = ((1 - alpha) ** 2 + alpha**2) ** 0.5 if rescale else 1.0
+    for name, p in student.named_parameters():
+        p.copy_(((1 - alpha) * theirs[name] + alpha * p) / (scale if p.ndim > 1 else 1.0))
+    _copy_buffers(student, teacher)
+
+
+def _copy_buffers(net: nn.Module, source: nn.Module) -> None:
+    for mine, theirs in zip(net.buffers(), source.buffers()):
+        mine.copy_(theirs)
 
 
 class RandomTeachers(Method):
     """Label-free distillation from a teacher that knows nothing.
 
     ``teacher`` may be None: the rows then hold its ``teacher_output`` [K], computed once, since nothing in it changes.
-    ``following`` says when a teacher that is given follows the student (by default never).
+    ``alpha``: where the student starts, from 0, the teacher's weights, to 1, those it came with (then the two may be
+    unlike); ``rescale`` as in :func:`between`. ``following`` says when a teacher that is given follows the student (by
+    default never).
     """
 
     needs = ("image",)
 
     def __init__(
-        self, student: nn.Module, teacher: nn.Module | None, *, match: OutputMatch | None = None,
-        following: Following | None = None,
+        self, student: nn.Module, teacher: nn.Module | None, *, alpha: float = 1.0, rescale: bool = False,
+        match: OutputMatch | None = None, following: Following | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.match, self.following = match or CrossEntropy(), following or Never()
+        self.alpha, self.rescale = _share(alpha), rescale
         self.student, self.teacher = student, None if teacher is None else Ema(teacher)
+        if self.teacher is not None and alpha < 1:
+            _pull(student, self.teacher.net, alpha, rescale)
         if teacher is None:
+            if alpha < 1:
+                raise UserError("stored outputs have no weights to start at; give the teacher", place="alpha")
             self.needs += ("teacher_output",)  # type: ignore[misc]
             if not isinstance(self.following, Never):
                 raise UserError("stored outputs cannot follow the student; give the teacher", place="following")
