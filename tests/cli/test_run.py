@@ -529,6 +529,31 @@ def test_a_teachers_answers_are_stored_once_and_then_stand_for_it(folder):
         command(["run", file, "out=third", "data.teacher_logits=null"])
 
 
+def test_a_random_teacher_meets_the_rows_of_the_recipe(folder):
+    from redistill.data import read_table
+    from redistill.methods.analysis.random_teachers import RandomTeachers
+    from redistill.models.nets import staged_convnet
+
+    spec = {"kind": "torch", "path": "redistill.models.nets:staged_convnet",
+            "options": {"channels": 1, "outputs": 3, "widths": [4, 4]}}  # fmt: skip
+    models = {"student": spec, "teacher": spec}
+    file = str(recipe(folder, method="random_teachers", models=models, options={"alpha": 0.25}))
+    assert command(["run", file]) == 0
+    found, same = safetensors.torch.load_file("out/student/model.safetensors"), []
+    for meets in (True, False):
+        torch.manual_seed(0)
+        student, teacher = staged_convnet(1, 3, [4, 4]), staged_convnet(1, 3, [4, 4])
+        method = RandomTeachers(student, teacher, alpha=0.25)
+        if meets:
+            method.meet(read_table("rows.npz"))
+        fit(method, read_table("rows.npz"), Plan(steps=3, batch_size=8, device="cpu"))
+        same.append(all(torch.equal(value, found[name]) for name, value in student.state_dict().items()))
+    assert same == [True, False]
+    with pytest.raises(UserError, match=r"options: .*alpha=1.5; give a number from 0 \(the teacher\)"):
+        command(["run", file, "out=other", "options.alpha=1.5"])
+    assert not (folder / "other").exists()
+
+
 RECIPES = sorted(p.stem for p in (Path(redistill.__file__).parent / "recipes").glob("*.yaml"))
 
 

@@ -104,6 +104,70 @@ def test_a_student_starts_as_it_came_unless_told():
     assert RandomTeachers(unlike, net(1)).student is unlike
 
 
+def norms(network):
+    return [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+
+
+def test_the_teacher_meets_the_rows_before_training_and_keeps_their_statistics():
+    given = net(1)
+    method = RandomTeachers(net(2), given, alpha=0.25)
+    method.meet(DATA)
+    first = next(m for m in given.modules() if isinstance(m, nn.Conv2d))(DATA["image"]).detach()
+    torch.testing.assert_close(norms(method.teacher)[0].running_mean, first.mean((0, 2, 3)))
+    torch.testing.assert_close(norms(method.teacher)[0].running_var, first.var((0, 2, 3)))
+    known = with_statistics(net(1), DATA["image"])  # what the study does
+    for a, b in ((method.teacher.net, known), (method.student, between(known, net(2), 0.25))):
+        for x, y in zip([*a.parameters(), *a.buffers()], [*b.parameters(), *b.buffers()]):
+            torch.testing.assert_close(x, y)
+    assert same_weights(given, net(1)) and not method.teacher.net.training
+    assert all(torch.equal(a, b) for a, b in zip(method.teacher.parameters(), given.parameters()))
+    assert not any(p.requires_grad for p in method.teacher.parameters())
+    before = copy.deepcopy(method.teacher)
+    assert same_weights(fit(method, DATA, plan()).method.teacher, before)
+
+
+def test_a_student_that_starts_as_it_came_keeps_its_own_statistics():
+    method = RandomTeachers(net(2), net(1))
+    method.meet(DATA)
+    assert same_weights(method.student, net(2))
+
+
+def test_statistics_that_are_there_are_kept():
+    known = with_statistics(net(1), 3 * DATA["image"] + 1)
+    method = RandomTeachers(net(2), known)
+    method.meet(DATA)
+    assert same_weights(method.teacher.net, known)
+
+
+def test_sorted_rows_fill_the_statistics_like_any_others():
+    image = torch.cat([torch.full((150, 1, 4, 4), -5.0), torch.full((150, 1, 4, 4), 5.0)])
+    image = image + torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
+    method = RandomTeachers(net(2), net(1))
+    method.meet([{"image": row} for row in image])  # two batches
+    first = next(m for m in method.teacher.modules() if isinstance(m, nn.Conv2d))(image).detach()
+    torch.testing.assert_close(norms(method.teacher)[0].running_var, first.var((0, 2, 3)), rtol=0.05, atol=0)
+    assert int(norms(method.teacher)[0].num_batches_tracked) == 2
+
+
+def test_many_rows_are_met_in_part(monkeypatch):
+    monkeypatch.setattr("redistill.methods.analysis.random_teachers.MOST", 8)
+    seen = []
+
+    class Rows(list):
+        def __getitem__(self, index):
+            seen.append(index)
+            return super().__getitem__(index)
+
+    RandomTeachers(net(2), net(1)).meet(Rows({"image": row} for row in DATA["image"]))
+    assert seen[0] == 0 and len(set(seen[1:])) == len(seen[1:]) == 8 and max(seen[1:]) >= 8
+
+
+def test_a_teacher_without_batch_norm_or_rows_of_its_outputs_need_no_meeting():
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(16, 7))
+    RandomTeachers(copy.deepcopy(plain), plain).meet({"image": DATA["image"][:1]})
+    RandomTeachers(net(2), None).meet({})
+
+
 def test_the_loss_is_the_cross_entropy_of_the_softmax_outputs_at_both_temperatures():
     method = RandomTeachers(net(2), net(1), match=CrossEntropy(0.5, 0.2)).eval()
     loss = method.loss("student", method.prepare({"image": DATA["image"]}, NOW), NOW)
@@ -146,6 +210,8 @@ def test_the_teacher_is_replaced_after_the_last_batch_of_an_epoch(budget):
 @pytest.mark.parametrize("following", [None, EveryStep(0.5), EveryEpoch()])
 def test_resumed_run_equals_the_uninterrupted_one(following, tmp_path):
     whole, begun, resumed = (RandomTeachers(net(2), net(1), following=following) for _ in range(3))
+    whole.meet(DATA)
+    begun.meet(DATA)  # and the checkpoint has what the teacher met
     fit(whole, DATA, plan())
     fit(begun, DATA, plan(), folder=tmp_path, until=4)
     fit(resumed, DATA, plan(), folder=tmp_path, resume=True)
@@ -169,6 +235,8 @@ def test_recipe_and_constructor_are_one():
         (lambda: build(RandomTeachers, {"alpha": "near"}, net(2), net(1)), "options.alpha"),
         (lambda: RandomTeachers(net(2, outputs=9), net(1), alpha=0.5), "not the same in both"),
         (lambda: RandomTeachers(net(2), None, alpha=0.5), "no weights to start at"),
+        (lambda: RandomTeachers(net(2), net(1)).meet({"image": DATA["image"][:1]}), "two rows or more"),
+        (lambda: RandomTeachers(net(2), net(1)).meet({"label": DATA["label"]}), "needs 'image'"),
         (lambda: CrossEntropy(0.0), "above 0"),
         (lambda: RandomTeachers(net(), None, following=EveryEpoch()), "give the teacher"),
         (lambda: fit(RandomTeachers(net(), None), DATA, plan()), "'teacher_output'"),

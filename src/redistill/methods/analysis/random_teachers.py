@@ -4,9 +4,9 @@
     L = -sum_k softmax(z_T / tau_T)_k log softmax(z_S / tau_S)_k                              (Sarnthein et al. 2023)
 
 Roles: student (trained, in training mode), teacher (random, never updated, in evaluation mode, its batch statistics
-taken from the data once: ``redistill.vision.probing.with_statistics``). Both are encoder and head; what is measured
-afterwards is the encoder, by probes. No labels, no augmentation, no centring. ``alpha`` near 0 starts the student at
-the teacher: then only training-mode batch norm and rounding make the first gradient.
+taken from the data once: :meth:`RandomTeachers.meet`). Both are encoder and head; what is measured afterwards is the
+encoder, by probes. No labels, no augmentation, no centring. ``alpha`` near 0 starts the student at the teacher: then
+only training-mode batch norm and rounding make the first gradient.
 
 :class:`MeanSquare` compares plain outputs instead (the paper's third variant, without the head). With another
 ``following`` the same trainer is iterated self-distillation, or DINO's teacher.
@@ -20,14 +20,21 @@ lottery tickets and loss surfaces that the paper studies afterwards are not part
 from __future__ import annotations
 
 import copy
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import update_bn
 
 from redistill.core import Ema, Loss, Method, Progress, Slot, UserError
 from redistill.core.method import Batch
+from redistill.core.source import table
 from redistill.losses.divergences import log_probs
 from redistill.vision.dino import Following, Never
+
+MOST = 4096  # rows that fill batch statistics; more would change them little
 
 
 class OutputMatch(Slot):
@@ -93,6 +100,12 @@ def _copy_buffers(net: nn.Module, source: nn.Module) -> None:
         mine.copy_(theirs)
 
 
+def _unfilled(net: nn.Module) -> bool:
+    """Whether some batch norm of ``net`` has the mean 0 and the variance 1 that it was made with."""
+    norms = [m for m in net.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    return any(not m.running_mean.any() and bool((m.running_var == 1).all()) for m in norms)
+
+
 class RandomTeachers(Method):
     """Label-free distillation from a teacher that knows nothing.
 
@@ -120,6 +133,27 @@ class RandomTeachers(Method):
             self.needs += ("teacher_output",)  # type: ignore[misc]
             if not isinstance(self.following, Never):
                 raise UserError("stored outputs cannot follow the student; give the teacher", place="following")
+
+    def meet(self, rows: Any) -> None:
+        """Give the teacher the batch statistics of ``rows`` (what :func:`fit` takes; of more than 4,096 a random part),
+        and a student that was started from it the same. No weight changes, and a teacher that follows nobody keeps the
+        statistics. ``redistill run`` does it before it trains.
+
+        Statistics that the teacher came with are kept. Raises :class:`UserError` for rows without images, and for fewer
+        than two.
+        """
+        if self.teacher is None or not _unfilled(self.teacher.net):
+            return
+        found = table(rows)
+        if len(found) < 2:
+            raise UserError("batch statistics need two rows or more", place="data")
+        self.check(found.__getitems__([0]))
+        chosen = np.random.default_rng(0).permutation(len(found))[:MOST]  # rows may be sorted, and batches should not
+        batches = np.array_split(chosen, -(-len(chosen) // 256))
+        images = (found.__getitems__(batch.tolist())["image"] for batch in batches)
+        update_bn(images, self.teacher.net, next(self.teacher.net.parameters()).device)
+        if self.alpha < 1:
+            _copy_buffers(self.student, self.teacher.net)
 
     def prepare(self, batch: Batch, now: Progress) -> Batch:
         """Add what the teacher says, [B, K]."""
