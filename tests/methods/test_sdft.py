@@ -87,7 +87,7 @@ def test_rate_zero_is_a_frozen_teacher_and_rate_one_the_live_student():
 
 
 def test_skip_removes_exactly_the_first_tokens_of_the_mean():
-    losses = {k: run(method(skip_tokens=k), data(student())) for k in (0, 1, 2)}
+    losses = {k: run(method(skip_tokens=k, reduction="token_mean"), data(student())) for k in (0, 1, 2)}
     sums = {k: float(loss.total * loss.weight) for k, loss in losses.items()}
     counts = [float(losses[k].weight) for k in (0, 1, 2)]
     assert counts[0] - counts[1] == len(QUESTIONS)  # every rollout has a first token
@@ -105,6 +105,30 @@ def test_when_everything_is_skipped_the_loss_is_zero_and_finite():
     assert loss.total.item() == 0 and float(loss.weight) == 0
 
 
+def ragged(sdft, lengths):
+    """The batch of four rollouts cut to these lengths."""
+    batch = sdft.prepare(data(sdft.student), bare_progress())
+    ends = torch.tensor(lengths)[:, None]
+    return {**batch, "completion_mask": (torch.arange(batch["completion"].shape[1]) < ends).long()}
+
+
+def test_each_answer_counts_the_same_whatever_its_length():
+    sdft, tokens = (method(skip_tokens=1, reduction=r).double() for r in ("sequence_mean", "token_mean"))
+    batch = ragged(sdft, [6, 3, 1, 2])  # 5, 2, 0 and 1 counted tokens
+    rows = [sdft.loss("student", {k: v[i : i + 1] for k, v in batch.items()}, bare_progress()) for i in range(4)]
+    assert [float(r.weight) for r in rows] == [1, 1, 0, 1] and rows[2].total == 0
+    whole, by_token = (m.loss("student", batch, bare_progress()) for m in (sdft, tokens))
+    means = [float(r.total) for r in rows]
+    assert float(whole.total) == pytest.approx((means[0] + means[1] + means[3]) / 3, rel=1e-4) and whole.weight == 3
+    assert float(by_token.total) == pytest.approx((5 * means[0] + 2 * means[1] + means[3]) / 8, rel=1e-4)
+    assert by_token.weight == 8 and float(by_token.total) != pytest.approx(float(whole.total), rel=1e-3)
+
+
+def test_an_unknown_reduction_is_named():
+    with pytest.raises(UserError, match="reduction: unknown reduction 'sum'; valid: sequence_mean, token_mean"):
+        method(reduction="sum")
+
+
 def test_importance_is_one_for_the_sampling_model_and_capped_for_another():
     sdft = method(skip_tokens=0, temperature=0.8)
     batch = sdft.prepare(data(sdft.student), bare_progress())
@@ -115,11 +139,20 @@ def test_importance_is_one_for_the_sampling_model_and_capped_for_another():
     assert (sdft.importance(scores, batch, batch["completion_mask"]) == 2).all()
 
 
-def test_the_batch_may_be_cut():
-    """Two micro-batches give the gradient of the whole batch."""
+@pytest.mark.parametrize("reduction", ["sequence_mean", "token_mean"])
+def test_the_batch_may_be_cut(reduction, monkeypatch):
+    """Two micro-batches give the gradient of the whole batch, also when an answer has no counted token."""
+    prepare = Sdft.prepare
+
+    def shortened(self, batch, now):
+        made = prepare(self, batch, now)
+        lengths = 2 + 2 * (made["index"][:, None] % 4)  # 2, 4, 6, 8 tokens, of which 3 are skipped
+        return {**made, "completion_mask": made["completion_mask"] * (torch.arange(6) < lengths)}
+
+    monkeypatch.setattr(Sdft, "prepare", shortened)
     ends = []
     for cuts in (1, 2):
-        sdft = method()
+        sdft = method(reduction=reduction)
         ends.append(
             fit(sdft, data(sdft.student), Plan(steps=2, batch_size=4, accumulate=cuts, lr=0.1, optimizer="sgd")).student
         )

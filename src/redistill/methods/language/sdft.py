@@ -6,22 +6,25 @@ without it.
 
 Shenfeld, Damani, Huebotter, Agrawal: "Self-Distillation Enables Continual Learning" (arXiv:2601.19897), section 3. x:
 prompt, c: demonstration, theta: student, phi: teacher, an average of the student that sees c. D is per token, over the
-whole vocabulary.
+whole vocabulary. Each answer counts the same, whatever its length: the mean over its tokens, then over the answers.
 
 Roles: student (trained; full or with an adapter), teacher (:class:`Ema` of it). The teacher's scores carry no
 gradient, nor do samples.
 
 Differs from the paper: its text states the reverse KL, its results and its code use the forward KL (the authors'
-correction of April 2026); the forward KL is the default here too, the reverse one a value of ``divergence``.
+correction of April 2026); the forward KL is the default here too, the reverse one a value of ``divergence``. The mean
+over answers is the code's too, which lets an answer without a counted token (shorter than ``skip_tokens``) count as 0;
+here it does not count. The code averages w_t over an answer before it weighs its tokens; here each token has its own.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
 from redistill.core import Ema, Loss, Method, Progress
+from redistill.core.errors import unknown
 from redistill.language.contexts import context_scores
 from redistill.language.rollouts import sample
 from redistill.language.tokens import log_prob_of, skip_first
@@ -40,6 +43,8 @@ class Sdft(Method):
         max_new_tokens: longest rollout.
         temperature: of the rollouts.
         importance_cap: limit of w_t, the correction when sampling and training disagree.
+        reduction: ``sequence_mean``, each answer counts the same (as in the authors' code), or ``token_mean``, each
+            token does.
     """
 
     needs = ("prompt", "prompt_mask", "context", "context_mask")
@@ -54,8 +59,11 @@ class Sdft(Method):
         max_new_tokens: int = 2048,
         temperature: float = 1.0,
         importance_cap: float = 2.0,
+        reduction: Literal["sequence_mean", "token_mean"] = "sequence_mean",
     ) -> None:
         super().__init__()
+        if reduction not in ("sequence_mean", "token_mean"):
+            raise unknown("reduction", reduction, ("sequence_mean", "token_mean"), place="reduction")
         self.student = student
         self.teacher = Ema(student, decay=1.0 - teacher_rate)
         self.divergence = divergence or ForwardKL()
@@ -63,6 +71,7 @@ class Sdft(Method):
         self.max_new_tokens = max_new_tokens
         self.temperature = temperature
         self.importance_cap = importance_cap
+        self.reduction = reduction
 
     def prepare(self, batch: dict[str, Any], now: Progress) -> dict[str, Any]:
         uniform = now.rand(len(batch["prompt"]), self.max_new_tokens)
@@ -73,9 +82,15 @@ class Sdft(Method):
         active = skip_first(batch["completion_mask"], self.skip_tokens)  # [B, T]
         student, teacher = context_scores(self.student, self.teacher, batch, active)  # [N, V] each
         weight = self.importance(student, batch, active)
-        values = weight * self.divergence(student, teacher)  # [N]
-        watch = {"length": batch["completion_mask"].sum(1).float().mean(), "importance": reduce(weight)}
-        return Loss({"divergence": reduce(values)}, weight=active.sum(), watch=watch)
+        values = self.mean(weight * self.divergence(student, teacher), active)
+        counted = active if self.reduction == "token_mean" else active.any(1)  # what the mean is over
+        watch = {"length": batch["completion_mask"].sum(1).float().mean(), "importance": self.mean(weight, active)}
+        return Loss({"divergence": values}, weight=counted.sum(), watch=watch)
+
+    def mean(self, values: Tensor, active: Tensor) -> Tensor:
+        """One number from ``values`` [N] of the ``active`` [B, T] tokens, as ``reduction`` says."""
+        spread = values.new_zeros(active.shape).masked_scatter(active.bool(), values)  # [B, T]
+        return reduce(spread, active, how=self.reduction)
 
     def importance(self, student: Tensor, batch: dict[str, Any], active: Tensor) -> Tensor:
         """w_t [N]: probability of each token now over the one it was sampled with, capped; no gradient."""
