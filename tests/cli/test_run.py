@@ -147,7 +147,9 @@ def test_sdft_from_json_lines_to_a_transformers_folder(folder):
 
     from redistill.beds import lm
 
-    lm.load().save("model")
+    student = lm.load()
+    student.config.max_position_embeddings = 256  # the request of the teacher's prompt alone has 100 characters
+    student.save("model")
     rows = [{"prompt": "RVabcd", "demonstration": "<d/c/b/a>"}, {"prompt": "RVbcda", "demonstration": "<a/d/c/b>"}]
     (folder / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     file = recipe(
@@ -157,6 +159,56 @@ def test_sdft_from_json_lines_to_a_transformers_folder(folder):
     )  # fmt: skip
     assert command(["run", str(file)]) == 0
     AutoModelForCausalLM.from_pretrained("out/student")
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "part"),
+    [
+        ({"prompt": "  "}, {}, "data: row 1: 'prompt' is empty"),
+        ({"demonstration": ""}, {}, "data: row 1: 'demonstration' is empty"),
+        ({"demonstration": ["<d>"]}, {}, "data: row 1: 'demonstration' is no text but list"),
+        ({"demonstration": None, "answer": "d"}, {}, r"row 1 has no 'demonstration'; has \['answer', 'prompt'\]"),
+        (
+            {"demonstration": "abcd" * 300},
+            {},
+            r"row 1: its prompt with the demonstration has 1\d+ tokens, the model 256",
+        ),
+        ({}, {"max_length": 0}, "data: max_length=0; give a number of tokens"),
+        ({}, {"max_lenght": 9}, "data.options: .*max_lenght"),
+    ],
+)
+def test_mistakes_in_demonstrations_are_one_line(folder, change, options, part):
+    file = demonstrations(folder, change, options)
+    with pytest.raises(UserError, match=part):
+        command(["run", file])
+    assert not (folder / "out").exists()
+
+
+def test_demonstrations_are_cut_on_request_and_a_model_without_template_is_refused(folder):
+    file = demonstrations(folder, {"demonstration": "abcd" * 300}, {"max_length": 40})
+    with pytest.warns(UserWarning, match="2 of 2 prompts are longer than 40 tokens"):
+        assert command(["run", file]) == 0
+    (folder / "model" / "chat_template.jinja").unlink()
+    with pytest.raises(UserError, match="data: the tokenizer has no chat template"):
+        command(["run", file, "out=other"])
+    assert not (folder / "other").exists()
+
+
+def demonstrations(folder: Path, change: dict, options: dict) -> str:
+    """A recipe of SDFT on a blank model of 256 positions and two rows, of which the second one is changed."""
+    from redistill.beds import lm
+
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    lm.blank(0, **sizes, num_key_value_heads=2, head_dim=8, max_position_embeddings=256).save("model")
+    second = {"prompt": "RVbcda", "demonstration": "<a/d/c/b>", **change}
+    rows = [{"prompt": "RVabcd", "demonstration": "<d/c/b/a>"}, {k: v for k, v in second.items() if v is not None}]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return str(recipe(
+        folder, method="sdft", models={"student": {"kind": "causal_lm", "path": "model"}},
+        options={"max_new_tokens": 4, "skip_tokens": 0},
+        data={"kind": "jsonl", "path": "rows.jsonl", "options": options},
+        plan={"steps": 1, "batch_size": 2, "device": "cpu"},
+    ))  # fmt: skip
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -71,9 +73,42 @@ def scores_of_one(lm, question, completion):
     return lm.net(ids).logits[0, -len(completion) - 1 :]
 
 
-def test_a_prompt_that_is_too_long_is_named(lm):
-    with pytest.raises(UserError, match=r"prompt 1: 7 tokens, more than max_length=5"):
-        contexts.encode_conversations(lm.tokenizer, [contexts.asked("RVa"), contexts.asked("RVabcd")], max_length=5)
+def test_prompts_are_cut_at_their_beginning(lm):
+    talks = [contexts.asked("RVa"), contexts.asked("RVabcd")]
+    whole, _ = contexts.encode_conversations(lm.tokenizer, talks)
+    with pytest.warns(UserWarning, match="1 of 2 prompts are longer than 5 tokens; only the last 5 are used"):
+        ids, mask = contexts.encode_conversations(lm.tokenizer, talks, max_length=5)
+    assert torch.equal(ids, whole[:, -5:]) and mask.sum(1).tolist() == [4, 5]
+    with pytest.warns(UserWarning):
+        batch = contexts.two_contexts(lm.tokenizer, talks, talks, max_length=5)
+    assert torch.equal(batch["context"], ids)
+    with pytest.raises(UserError, match="max_length=0"):
+        contexts.encode_conversations(lm.tokenizer, talks, max_length=0)
+
+
+def test_a_row_that_fills_the_model_is_named(lm):
+    talks = [contexts.asked("RVa"), contexts.asked("R" * 63), contexts.asked("R" * 62)]  # and the assistant's turn
+    batch = contexts.two_contexts(lm.tokenizer, talks[::2], talks[:2])
+    with pytest.raises(UserError, match="row 1: its prompt with the demonstration has 64 tokens, the model 64 pos"):
+        contexts.require_fitting(lm, batch)
+    contexts.require_fitting(lm, contexts.two_contexts(lm.tokenizer, talks[::2], talks[::2]))
+
+
+def test_positions_are_those_of_the_configuration():
+    def lm(**config):
+        return SimpleNamespace(config=SimpleNamespace(**config))
+
+    assert contexts.positions(lm()) is None
+    assert contexts.positions(lm(max_position_embeddings=512)) == 512
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+    assert contexts.positions(lm(max_position_embeddings=32768, rope_parameters=yarn)) == 131072
+
+
+def test_a_tokenizer_without_a_chat_template_is_refused(lm):
+    bare = bed.tokenizer()
+    bare.chat_template = None
+    with pytest.raises(UserError, match="no chat template; use an instruction-tuned model"):
+        contexts.encode_conversations(bare, [contexts.asked("RVa")])
 
 
 def test_a_teacher_that_cannot_do_the_task_is_refused():

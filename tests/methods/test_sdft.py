@@ -176,3 +176,28 @@ def test_missing_columns_are_named():
     del batch["context"]
     with pytest.raises(UserError, match="Sdft needs 'context'"):
         fit(sdft, batch, Plan(steps=1, batch_size=2))
+
+
+@pytest.mark.parametrize("name", ["prompt", "context"])
+def test_an_empty_row_is_named(name):
+    sdft = method()
+    batch = data(sdft.student)
+    batch[f"{name}_mask"][2] = 0
+    with pytest.raises(UserError, match=f"data: row 2 has an empty {name}"):
+        fit(sdft, batch, Plan(steps=1, batch_size=4))
+
+
+def test_a_rollout_needs_positions_of_the_model(tmp_path):
+    sdft = Sdft(student(), max_new_tokens=60)  # the model has 64
+    with pytest.raises(
+        UserError, match=r"data: the longest row has \d+ tokens and a rollout up to 60, .* 64 positions"
+    ):
+        fit(sdft, data(sdft.student), Plan(steps=1, batch_size=2), folder=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_vocabulary_changed_under_the_teacher_is_refused():
+    sdft = method()
+    sdft.student.net.resize_token_embeddings(80)
+    with pytest.raises(UserError, match=r"teacher: scores \d+ tokens, its student 80; resize the vocabulary before"):
+        fit(sdft, data(sdft.student), Plan(steps=1, batch_size=2))

@@ -104,13 +104,16 @@ def _weights(net: Any, spec: ModelSpec, place: str) -> Any:
 
 def load_rows(spec: DataSpec, models: dict[str, Any]) -> Any:
     """The rows of a recipe. Texts become tokens of the student's tokenizer: those of a classifier of sequences, and
-    questions with demonstrations."""
+    questions with demonstrations. The option ``max_length`` cuts both: a classifier's texts at their end, questions
+    (with and without demonstration) at their beginning, as :func:`~redistill.language.contexts.encode_conversations`
+    says."""
     from redistill import data
 
     if spec.kind == "none":
         return None
     options, student = dict(spec.options), models.get("student")
-    cut = {"max_length": options.pop("max_length")} if _reads_text(student) and "max_length" in options else {}
+    tokenised = spec.kind == "jsonl" or _reads_text(student)
+    cut = {"max_length": options.pop("max_length")} if tokenised and "max_length" in options else {}
     readers = {"images": data.ImageFolder, "table": data.read_table, "disk": data.from_disk, "jsonl": data.read_jsonl}
     try:
         rows = readers[spec.kind](spec.path, **options)
@@ -127,7 +130,7 @@ def load_rows(spec: DataSpec, models: dict[str, Any]) -> Any:
         rows = data.pick(rows, spec.rows)
     if _reads_text(student):
         return data.Texts(rows, student.tokenizer, student.classes, **cut)
-    return _tokens(rows, models) if spec.kind == "jsonl" else rows
+    return _tokens(rows, student, **cut) if spec.kind == "jsonl" else rows
 
 
 def _reads_text(student: Any) -> bool:
@@ -161,18 +164,30 @@ def load_augmentation(spec: DataSpec) -> Callable[[Batch, Progress], Batch] | No
     return plug(Augmentation, spec.augment, place="data.augment").rows
 
 
-def _tokens(rows: Any, models: dict[str, Any]) -> Any:
-    tokenizer = getattr(models.get("student"), "tokenizer", None)
-    if tokenizer is None:
+def _tokens(rows: Any, student: Any, **cut: Any) -> Any:
+    if getattr(student, "tokenizer", None) is None:
         raise UserError("JSON lines of text need a student of kind causal_lm or classifier", place="data.kind")
-    from redistill.language.contexts import asked, shown, two_contexts
+    from redistill.language.contexts import asked, require_fitting, shown, two_contexts
 
-    for number, row in enumerate(rows[i] for i in range(len(rows))):
-        for key in ("prompt", "demonstration"):
-            if not isinstance(row.get(key), str):
-                raise UserError(f"row {number} has no text {key!r}; has {sorted(row)}", place="data")
-    pairs = [(rows[i]["prompt"], rows[i]["demonstration"]) for i in range(len(rows))]
-    return two_contexts(tokenizer, [asked(p) for p, _ in pairs], [shown(p, d) for p, d in pairs])
+    pairs = [_pair(rows[i], i) for i in range(len(rows))]
+    try:
+        data = two_contexts(student.tokenizer, [asked(p) for p, _ in pairs], [shown(p, d) for p, d in pairs], **cut)
+        require_fitting(student, data)
+    except UserError as mistake:
+        raise UserError(str(mistake), place="data") from mistake
+    return data
+
+
+def _pair(row: Any, number: int) -> tuple[str, str]:
+    """The question and the demonstration of a row."""
+    for key in ("prompt", "demonstration"):
+        if key not in row:
+            raise UserError(f"row {number} has no {key!r}; has {sorted(row)}; data.columns renames", place="data")
+        if not isinstance(row[key], str):
+            raise UserError(f"row {number}: {key!r} is no text but {type(row[key]).__name__}", place="data")
+        if not row[key].strip():
+            raise UserError(f"row {number}: {key!r} is empty; fill it or leave the row out", place="data")
+    return row["prompt"], row["demonstration"]
 
 
 def check_export(source: Any, steps: int) -> None:

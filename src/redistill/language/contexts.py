@@ -6,6 +6,7 @@ Both score the same completion tokens; :func:`completion_scores` lines them up, 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -51,16 +52,31 @@ def encode_conversations(
 ) -> tuple[Tensor, Tensor]:
     """Left-padded ids and mask [B, P] of conversations that wait for the assistant's turn.
 
+    ``max_length``: only the last so many tokens of each are kept, as the trainers of TRL do (``max_prompt_length``);
+    what a conversation begins with goes first. A warning says how many are cut.
+
     Raises:
-        UserError: one is longer than ``max_length`` tokens (never cut in silence: the demonstration would go first).
+        UserError: the tokenizer has no chat template, or ``max_length`` is no number of tokens.
     """
+    if not tokenizer.chat_template:
+        raise UserError(
+            "the tokenizer has no chat template; use an instruction-tuned model, or set tokenizer.chat_template and"
+            " save it beside the model"
+        )
     texts = [tokenizer.apply_chat_template(list(c), tokenize=False, add_generation_prompt=True) for c in conversations]
     rows = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    if max_length is not None and max(map(len, rows)) > max_length:
-        row = max(range(len(rows)), key=lambda i: len(rows[i]))
-        message = f"{len(rows[row])} tokens, more than max_length={max_length}; shorten it or raise the limit"
-        raise UserError(message, place=f"prompt {row}")
-    return pad_left(rows, tokenizer.pad_token_id)
+    return pad_left(rows if max_length is None else _cut(rows, max_length), tokenizer.pad_token_id)
+
+
+def _cut(rows: Sequence[Sequence[int]], max_length: int) -> list[Sequence[int]]:
+    if type(max_length) is not int or max_length < 1:
+        raise UserError(f"max_length={max_length!r}; give a number of tokens")
+    if count := sum(len(row) > max_length for row in rows):
+        said = (
+            f"{count} of {len(rows)} prompts are longer than {max_length} tokens; only the last {max_length} are used"
+        )
+        warnings.warn(said, stacklevel=3)
+    return [row[-max_length:] for row in rows]
 
 
 def encode_completions(tokenizer: Any, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -70,14 +86,66 @@ def encode_completions(tokenizer: Any, texts: Sequence[str]) -> tuple[Tensor, Te
 
 
 def two_contexts(
-    tokenizer: Any, student: Sequence[Sequence[Message]], teacher: Sequence[Sequence[Message]]
+    tokenizer: Any,
+    student: Sequence[Sequence[Message]],
+    teacher: Sequence[Sequence[Message]],
+    *,
+    max_length: int | None = None,
 ) -> dict[str, Tensor]:
     """The columns ``prompt``, ``prompt_mask``, ``context``, ``context_mask`` of a data set for
-    :func:`completion_scores`.
+    :func:`completion_scores`; ``max_length`` cuts both as in :func:`encode_conversations`.
     """
-    prompt, prompt_mask = encode_conversations(tokenizer, student)
-    context, context_mask = encode_conversations(tokenizer, teacher)
+    prompt, prompt_mask = encode_conversations(tokenizer, student, max_length=max_length)
+    context, context_mask = encode_conversations(tokenizer, teacher, max_length=max_length)
     return {"prompt": prompt, "prompt_mask": prompt_mask, "context": context, "context_mask": context_mask}
+
+
+def positions(lm: Any) -> int | None:
+    """How many tokens ``lm`` can read and write at once, as its configuration says; None: it names no limit."""
+    config = lm.config
+    limit = getattr(config, "max_position_embeddings", None)
+    stretched = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    if limit and stretched.get("factor") and stretched.get("original_max_position_embeddings"):  # YaRN, as in Qwen
+        limit = max(limit, int(stretched["factor"] * stretched["original_max_position_embeddings"]))
+    return limit
+
+
+def check_contexts(lm: Any, batch: Mapping[str, Tensor], new_tokens: int) -> None:
+    """Refuse a batch with an empty ``prompt`` or ``context``, or one that leaves less than ``new_tokens`` of the
+    positions of ``lm``. By its width, so that the first row of a table speaks for all.
+
+    Raises:
+        UserError: which row is empty, or the numbers of tokens.
+    """
+    for name in ("prompt", "context"):
+        empty = (batch[f"{name}_mask"].sum(1) == 0).nonzero()[:, 0].tolist()
+        if empty:
+            row = int(batch["index"][empty[0]]) if "index" in batch else empty[0]
+            raise UserError(f"row {row} has an empty {name}; leave it out", place="data")
+    width, limit = max(batch[name].shape[1] for name in ("prompt", "context")), positions(lm)
+    if limit and width + new_tokens > limit:
+        said = (
+            f"the longest row has {width} tokens and a rollout up to {new_tokens}, the model {limit} positions; lower"
+            " max_new_tokens, or cut the rows (max_length)"
+        )
+        raise UserError(said, place="data")
+
+
+def require_fitting(lm: Any, data: Mapping[str, Tensor]) -> None:
+    """Refuse rows of :func:`two_contexts` that leave no position of ``lm`` to write at.
+
+    Raises:
+        UserError: names the first such row.
+    """
+    limit = positions(lm)
+    for name, said in (("prompt", "its prompt"), ("context", "its prompt with the demonstration")):
+        lengths = data[f"{name}_mask"].sum(1).tolist()
+        row = next((i for i, length in enumerate(lengths) if limit and length >= limit), None)
+        if row is not None:
+            message = (
+                f"{said} has {lengths[row]} tokens, the model {limit} positions; shorten it, or cut it (max_length)"
+            )
+            raise UserError(message, place=f"row {row}")
 
 
 def completion_scores(

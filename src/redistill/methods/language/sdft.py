@@ -24,8 +24,8 @@ from typing import Any, Literal
 from torch import Tensor
 
 from redistill.core import Ema, Loss, Method, Progress
-from redistill.core.errors import unknown
-from redistill.language.contexts import context_scores
+from redistill.core.errors import UserError, unknown
+from redistill.language.contexts import check_contexts, context_scores
 from redistill.language.rollouts import sample
 from redistill.language.tokens import log_prob_of, skip_first
 from redistill.losses.divergences import Divergence, ForwardKL, reduce
@@ -100,3 +100,13 @@ class Sdft(Method):
 
     def after(self, turn: str, stats: dict[str, Tensor], now: Progress) -> None:
         self.teacher.update(self.student)
+
+    def check(self, batch: dict[str, Any]) -> None:
+        """Also refuse an empty prompt or context, rows that leave no room for a rollout, and a student whose vocabulary
+        was changed after its teacher was made."""
+        super().check(batch)
+        check_contexts(self.student, batch, self.max_new_tokens)
+        sizes = [lm.head.weight.shape[0] for lm in (self.student, self.teacher.net)]
+        if sizes[0] != sizes[1]:
+            said = f"scores {sizes[1]} tokens, its student {sizes[0]}; resize the vocabulary before Sdft is built"
+            raise UserError(said, place="teacher")
