@@ -218,7 +218,10 @@ STUDY = Study(
     seeds=(4, 5, 6),
     sources=(
         "redistill.language.contexts", "redistill.language.rollouts", "redistill.language.baselines",
-        "redistill.beds.lm", "redistill.beds.smollm", "redistill.studies.sdft_knowledge",
+        "redistill.language.retention", "redistill.language.tokens", "redistill.language.answers",
+        "redistill.losses.divergences", "redistill.losses.precision", "redistill.losses.fused",
+        "redistill.models.transformers", "redistill.beds.lm", "redistill.beds.smollm",
+        "redistill.studies.sdft_knowledge",
     ),
     notes=(
         "Rates differ. Fine-tuning on the demonstrations learns nothing of their foreign layout at the rate of the "
