@@ -6,8 +6,10 @@ ones, are held out; general questions say what is lost.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache, lru_cache
 from typing import Any
 
 from torch import Tensor
@@ -36,18 +38,29 @@ QUESTIONS: dict[str, list[tuple[str, str]]] = {
 
 def knowledge(arm: str, seed: int, budget: Mapping[str, Any]) -> Outcome:
     """One arm (``facts_sdft``, ``facts_sft``, or ``facts_before`` and ``facts_in_context`` without training)."""
-    lm = bed.load(seed=seed)
     few = budget["facts_questions"]
-    if arm == "facts_in_context":
-        return outcome(lm, few, context=True)
-    if arm != "facts_before":
-        contexts.require_teacher(teacher_score(lm), FLOOR, task="the questions about the document")
-        plan = Plan(
-            steps=budget["facts_steps"], batch_size=9, lr=budget["facts_lr"][arm], schedule="cosine", warmup=2,
-            clip=1.0, seed=seed, device="cpu", log_every=1000,
-        )  # fmt: skip
-        fit(build(arm, lm), lesson(lm), plan)
+    if arm in ("facts_before", "facts_in_context"):
+        return copy.copy(untrained(few, context=arm == "facts_in_context"))  # its seconds are each cell's own
+    contexts.require_teacher(teacher_score(), FLOOR, task="the questions about the document")
+    lm = copy.deepcopy(loaded(seed))
+    plan = Plan(
+        steps=budget["facts_steps"], batch_size=9, lr=budget["facts_lr"][arm], schedule="cosine", warmup=2,
+        clip=1.0, seed=seed, device="cpu", log_every=1000,
+    )  # fmt: skip
+    fit(build(arm, lm), lesson(lm), plan)
     return outcome(lm, few)
+
+
+@lru_cache(maxsize=1)
+def loaded(seed: int) -> CausalLm:
+    """The model with the fresh adapter of ``seed``, to copy: reading its file takes many times as long."""
+    return bed.load(seed=seed)
+
+
+@cache
+def untrained(few: int | None, *, context: bool) -> Outcome:
+    """The model as it came, with or without the document; a fresh adapter adds nothing, so all seeds share it."""
+    return outcome(loaded(0), few, context=context)
 
 
 def build(arm: str, lm: CausalLm) -> Method:
@@ -65,9 +78,10 @@ def lesson(lm: CausalLm) -> dict[str, Tensor]:
     return data
 
 
-def teacher_score(lm: CausalLm) -> float:
-    """Share of the questions that the model answers when it sees the sentence."""
-    given = answer_texts(lm, [contexts.informed(q, f.sentence) for q, f in ASKED], LONGEST)
+@cache
+def teacher_score() -> float:
+    """Share of the questions that the model, as it came, answers when it sees the sentence."""
+    given = answer_texts(loaded(0), [contexts.informed(q, f.sentence) for q, f in ASKED], LONGEST)
     return share_right(given, [f.answer for _, f in ASKED])
 
 
