@@ -175,6 +175,19 @@ def test_baselines_learn_what_they_are_given(baseline):
     assert losses[-1] < 0.5 * losses[0]
 
 
+def test_the_offline_rival_averages_over_answers_too():
+    lm = bed.load()
+    batch = data(lm)
+    batch["completion"], batch["completion_mask"] = contexts.encode_completions(lm.tokenizer, ["edcb"] * len(QUESTIONS))
+    batch["completion_mask"] *= torch.arange(batch["completion"].shape[1]) < 1 + torch.arange(len(QUESTIONS))[:, None]
+    rival = OfflineContextDistillation(lm)
+    rows = [{k: v[i : i + 1] for k, v in batch.items()} for i in range(len(QUESTIONS))]
+    alone = torch.stack([rival.loss("student", row, bare_progress()).total for row in rows])
+    together = rival.loss("student", batch, bare_progress())
+    torch.testing.assert_close(together.total, alone.mean(), rtol=1e-4, atol=1e-6)
+    assert together.weight == len(QUESTIONS)
+
+
 def test_missing_columns_are_named():
     sdft = method()
     batch = data(sdft.student)

@@ -6,7 +6,7 @@ from typing import Any
 
 from redistill.core import Loss, Method, Progress, Snapshot
 from redistill.language.contexts import completion_scores, context_scores
-from redistill.language.tokens import log_prob_of
+from redistill.language.tokens import laid_out, log_prob_of
 from redistill.losses.divergences import Divergence, ForwardKL, reduce
 from redistill.models.transformers import CausalLm
 
@@ -29,7 +29,7 @@ class SupervisedFineTuning(Method):
 
 class OfflineContextDistillation(Method):
     """Divergence from the frozen start model with its context, on given completions (samples of that teacher): same
-    teacher as on-policy self-distillation, other samples.
+    teacher and same mean over answers as on-policy self-distillation, other samples.
     """
 
     needs = ("prompt", "prompt_mask", "context", "context_mask", "completion", "completion_mask")
@@ -43,4 +43,5 @@ class OfflineContextDistillation(Method):
     def loss(self, turn: str, batch: dict[str, Any], now: Progress) -> Loss:
         active = batch["completion_mask"]
         student, teacher = context_scores(self.student, self.teacher, batch, active)
-        return Loss({"divergence": reduce(self.divergence(student, teacher))}, weight=active.sum())
+        values = laid_out(self.divergence(student, teacher), active)  # [B, T]
+        return Loss({"divergence": reduce(values, active, how="sequence_mean")}, weight=active.any(1).sum())

@@ -49,6 +49,11 @@ def predicting(prompt: Tensor, active: Tensor) -> Tensor:
     return keep
 
 
+def laid_out(values: Tensor, active: Tensor) -> Tensor:
+    """``values`` [N] of the ``active`` [B, T] tokens at their places, [B, T]; 0 elsewhere."""
+    return values.new_zeros(active.shape).masked_scatter(active.bool(), values)
+
+
 def log_prob_of(logits: Tensor, ids: Tensor) -> Tensor:
     """Log-probabilities [...] of ``ids`` [...] under ``logits`` [..., V], at least in float32."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))

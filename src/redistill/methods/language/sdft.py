@@ -27,7 +27,7 @@ from redistill.core import Ema, Loss, Method, Progress
 from redistill.core.errors import UserError, unknown
 from redistill.language.contexts import check_contexts, context_scores
 from redistill.language.rollouts import sample
-from redistill.language.tokens import log_prob_of, skip_first
+from redistill.language.tokens import laid_out, log_prob_of, skip_first
 from redistill.losses.divergences import Divergence, ForwardKL, reduce
 from redistill.models.transformers import CausalLm
 
@@ -89,8 +89,7 @@ class Sdft(Method):
 
     def mean(self, values: Tensor, active: Tensor) -> Tensor:
         """One number from ``values`` [N] of the ``active`` [B, T] tokens, as ``reduction`` says."""
-        spread = values.new_zeros(active.shape).masked_scatter(active.bool(), values)  # [B, T]
-        return reduce(spread, active, how=self.reduction)
+        return reduce(laid_out(values, active), active, how=self.reduction)
 
     def importance(self, student: Tensor, batch: dict[str, Any], active: Tensor) -> Tensor:
         """w_t [N]: probability of each token now over the one it was sampled with, capped; no gradient."""
