@@ -734,7 +734,7 @@ def test_a_mistake_is_one_line_and_nothing_is_written(changes, overrides, said, 
         (["reproduce", "ps_kd", "--seeds", "1,x"], "whole numbers"), 
         (["reproduce", "ps_kd", "--seeds", "1,1"], "twice"),
         (["reproduce", "ps_kd", "--jobs", "0"], "jobs"), (["run", "recipe.yaml", "--resum"], "resum"),
-        (["demo", "--out", "images"], "another run"), (["reprodce"], "reproduce"),
+        (["demo", "--out", "images"], "is not empty"), (["reprodce"], "reproduce"),
     ],
 )  # fmt: skip
 def test_mistaken_commands(arguments, said, folder):

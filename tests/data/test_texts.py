@@ -49,7 +49,7 @@ def test_columns_data_sets_and_rows_without_labels(tokenizer):
         ([{"text": "the", "label": "yess"}], {}, "did you mean 'yes'"),
         ([{"text": "the", "label": 2}], {}, r"none of the classes 0\.\.1"),
         ([{"text": "the", "label": 0.5}], {}, "row 0: label 0.5"),
-        ([{"text": "the", "label": 0}, {"text": "dog"}], {}, "data: row 1: label None"),
+        ([{"text": "the", "label": 0}, {"text": "dog"}], {}, "data: row 1: has no 'label'"),
         ([{"text": "the", "label": [1]}], {}, "row 0"),
         ([{"text": "the", "label": float("nan")}], {}, "row 0"),
         ([{"text": "the"}], {"max_length": 0}, "max_length=0"),

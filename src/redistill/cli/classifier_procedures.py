@@ -177,6 +177,8 @@ def halves(rows: Any, share: float, seed: int) -> tuple[Any, Any]:
 
     if not 0 < share < 1:
         raise UserError(f"validation={share}; give a share between 0 and 1", place="options.validation")
+    if seed < 0:
+        raise UserError(f"seed={seed}; give a whole number from 0", place="options.seed")
     count = len(table(rows))
     parts = np.split(np.random.default_rng(seed).permutation(count), [count - max(1, round(share * count))])
     return tuple({n: c[p] for n, c in rows.items()} if isinstance(rows, dict) else Picked(rows, p) for p in parts)

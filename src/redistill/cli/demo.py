@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from redistill.core.errors import UserError, need
+from redistill import files
+from redistill.core.errors import need
 
 PAGE = """<!doctype html><meta charset="utf-8"><title>redistill demo</title>
 <style>body{{font:16px sans-serif;max-width:60em;margin:2em auto}}td,th{{padding:.2em 1em;text-align:right}}
@@ -29,8 +30,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of the training.")] = 1,
 ) -> None:
     """Distil the shipped multi-step faces teacher into a one-step student with DMD2, and compare them."""
-    if out.exists() and any(out.iterdir()):
-        raise UserError(f"{out} holds another run; choose another folder", place="--out")
+    files.check_empty(out, "--out")
     try:
         import diffusers  # noqa: F401
     except ImportError as error:

@@ -11,7 +11,7 @@ import typer
 EXTRAS = {
     "tables": ("statsmodels", "mlxtend"), "language": ("transformers", "peft", "datasets", "gguf"),
     "diffusion": ("diffusers", "transformers"), "timm": ("timm",), "search": ("optuna",), "trackers": ("tensorboard",),
-    "trackio": ("trackio",),
+    "trackio": ("trackio",), "wandb": ("wandb",),
 }  # fmt: skip
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import importlib
+import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
+from redistill import files
 from redistill.cli.recipe import DataSpec, ModelSpec
 from redistill.core.errors import UserError, need, unknown
 
@@ -53,26 +55,33 @@ def _timm(spec: ModelSpec, place: str) -> tuple[Any, Any]:
         import timm
     except ImportError as error:
         raise need("timm", "timm") from error
-    return _weights(_call(timm.create_model, spec, place), spec, place), None
+    try:
+        net = timm.create_model(spec.path, **spec.options)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"timm cannot make {spec.path!r} ({files.first_line(error)})", place=place) from error
+    return _weights(net, spec, place), None
 
 
 def factory(path: str, place: str) -> Any:
     """The function behind ``module:function``. Raises :class:`UserError` at ``place``."""
-    module, colon, name = path.partition(":")
-    if not colon:
+    module, _, name = path.partition(":")
+    if not name.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
         raise UserError(f"{path!r} is no factory; write module:function", place=place)
     try:
         return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"cannot import {path!r} ({error})", place=place) from error
+    except (ImportError, AttributeError, SyntaxError) as error:
+        raise UserError(f"cannot import {path!r} ({files.first_line(error)})", place=place) from error
 
 
 def _torch(spec: ModelSpec, place: str) -> tuple[Any, Any]:
     make = factory(spec.path, f"{place}.path")
     try:
         net = make(**spec.options)
-    except TypeError as error:
-        raise UserError(f"{spec.path} does not take these options ({error})", place=f"{place}.options") from error
+    except (TypeError, ValueError, RuntimeError) as error:  # a size below 0, a layer that does not exist
+        said = f"{spec.path} does not take these options ({files.first_line(error)})"
+        raise UserError(said, place=f"{place}.options") from error
+    if net is None:
+        raise UserError(f"{spec.path} gives nothing; it must return the network", place=f"{place}.path")
     return _weights(net, spec, place), None
 
 
@@ -80,12 +89,23 @@ _LOADERS = {"causal_lm": _causal_lm, "classifier": _classifier, "diffusers": _di
 
 
 def _call(loader: Any, spec: ModelSpec, place: str) -> Any:
+    options = _checked(loader, spec.options, f"{place}.options")
     try:
-        return loader(spec.path, **spec.options)
+        return loader(spec.path, **options)
     except UserError as mistake:
         raise UserError(str(mistake), place=place) from mistake
-    except TypeError as error:
-        raise UserError(str(error), place=f"{place}.options") from error
+
+
+def _checked(reader: Callable[..., Any], given: dict[str, Any], place: str) -> dict[str, Any]:
+    """``given`` as the options of a reader: all parameters but the first, of the types that they are declared with."""
+    from redistill.core.build import convert
+
+    known = list(inspect.signature(reader).parameters)[1:]
+    for name in given:
+        if name not in known:
+            raise unknown("option", name, known, place=f"{place}.{name}")
+    hints = get_type_hints(reader.__init__ if isinstance(reader, type) else reader)
+    return {name: convert(value, hints[name], place=f"{place}.{name}") for name, value in given.items()}
 
 
 def _weights(net: Any, spec: ModelSpec, place: str) -> Any:
@@ -94,12 +114,66 @@ def _weights(net: Any, spec: ModelSpec, place: str) -> Any:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    there = f"{place}.weights"
     try:
-        net.load_state_dict(load_file(spec.weights))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        said = str(error).splitlines()[0]
-        raise UserError(f"{spec.weights} does not fit the network ({said})", place=f"{place}.weights") from error
+        stored = load_file(files.existing(spec.weights, there))
+    except (OSError, SafetensorError) as error:
+        said = f"{spec.weights} is no whole safetensors file ({files.first_line(error)}); save it again"
+        raise UserError(said, place=there) from error
+    try:
+        net.load_state_dict(stored)
+    except RuntimeError as error:  # its second line names the first keys or shapes that differ
+        said = " ".join(str(error).split("\n\t")[1:2])[:200] or files.first_line(error)
+        raise UserError(f"{spec.weights} does not fit the network ({said.strip()})", place=there) from error
     return net
+
+
+_KINDS = {"Denoiser": "diffusers", "CausalLm": "causal_lm"}
+
+
+def check_types(target: Any, extra: str, models: dict[str, Any]) -> None:
+    """Refuse networks of another kind than the method or procedure takes: its annotations say, and a system of the
+    extra ``diffusion`` works on denoisers."""
+    hints = get_type_hints(target.__init__ if isinstance(target, type) else target)
+    for role, net in models.items():
+        kinds = [
+            k for k in get_args(hints[role]) or [hints[role]] if isinstance(k, type) and k not in (Any, type(None))
+        ]
+        if extra == "diffusion" and role != "discriminator":
+            from redistill.diffusion.denoiser import Denoiser
+
+            kinds = [Denoiser]
+        if kinds and not isinstance(net, tuple(kinds)):
+            word = _KINDS.get(kinds[0].__name__)
+            remedy = f"give kind: {word}" if word else "give a network"
+            raise UserError(f"{target.__name__} needs a {kinds[0].__name__} here, got a {type(net).__name__}; {remedy}",
+                            place=f"models.{role}")  # fmt: skip
+
+
+def check_inputs(models: dict[str, Any], rows: Any) -> None:
+    """Refuse, before anything is trained, classifiers that do not take the images of ``rows``: the first is shown to
+    them."""
+    from redistill.core.source import table
+
+    first = {} if rows is None or not len(table(rows)) else table(rows).__getitems__([0])
+    for role in ("student", "teacher"):
+        if "image" in first and models.get(role) is not None:
+            _check_input(models[role], first["image"], f"models.{role}")
+
+
+def _check_input(net: Any, image: Any, place: str) -> None:
+    import torch
+
+    before = {module: module.training for module in net.modules()}
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            net.eval()(image)
+    except (RuntimeError, IndexError, TypeError, ValueError) as error:  # what layers say to another shape or type
+        told = f"does not take the data's images {list(image.shape[1:])} ({files.first_line(error)})"
+        raise UserError(f"{told}; make its input and the data agree", place=place) from error
+    finally:
+        for module, training in before.items():
+            module.training = training
 
 
 def load_rows(spec: DataSpec, models: dict[str, Any]) -> Any:
@@ -112,13 +186,11 @@ def load_rows(spec: DataSpec, models: dict[str, Any]) -> Any:
     if spec.kind == "none":
         return None
     options, student = dict(spec.options), models.get("student")
-    tokenised = spec.kind == "jsonl" or _reads_text(student)
+    tokenised = spec.kind == "jsonl" or reads_text(student)
     cut = {"max_length": options.pop("max_length")} if tokenised and "max_length" in options else {}
     readers = {"images": data.ImageFolder, "table": data.read_table, "disk": data.from_disk, "jsonl": data.read_jsonl}
-    try:
-        rows = readers[spec.kind](spec.path, **options)
-    except TypeError as error:
-        raise UserError(str(error), place="data.options") from error
+    reader = readers[spec.kind]
+    rows = reader(spec.path, **_checked(reader, options, "data.options"))
     if isinstance(rows, dict):
         for wanted, name in spec.columns.items():
             if name not in rows:
@@ -128,12 +200,40 @@ def load_rows(spec: DataSpec, models: dict[str, Any]) -> Any:
         rows = data.Renamed(rows, spec.columns)
     if spec.rows is not None:
         rows = data.pick(rows, spec.rows)
-    if _reads_text(student):
+    if reads_text(student):
         return data.Texts(rows, student.tokenizer, student.classes, **cut)
     return _tokens(rows, student, **cut) if spec.kind == "jsonl" else rows
 
 
-def _reads_text(student: Any) -> bool:
+def numbers(rows: dict[str, Any]) -> dict[str, Any]:
+    """Columns as networks take them: finite float32, and whole numbers. Labels of a CSV
+    file become whole numbers. Raises :class:`UserError` for text, for what is not finite, and for pixels that nobody
+    scaled."""
+    return {name: _numbers(name, column) for name, column in rows.items()}
+
+
+def _numbers(name: str, column: Any) -> Any:
+    import numpy as np
+
+    if column.dtype.kind == "U":
+        said = f"column {name!r} is text, as {str(column.flat[0])[:40]!r}" if column.size else f"{name!r} is text"
+        raise UserError(f"{said}; a network takes numbers: leave it out, or number its classes from 0", place="data")
+    if name == "image" and column.dtype.kind in "biu":
+        said = f"column 'image' is {column.dtype}; store float32 on the scale that the network takes, as image / 255"
+        raise UserError(said, place="data")
+    if column.dtype.kind != "f":
+        return column
+    broken = np.flatnonzero(~np.isfinite(column).all(axis=tuple(range(1, column.ndim))))
+    if len(broken):
+        said = f"row {broken[0]} of column {name!r} is not finite, or empty; leave the row out or fill it"
+        raise UserError(said, place="data")
+    if name == "label" and (column == column.round()).all():
+        return column.astype(np.int64)
+    return column.astype(np.float32) if column.itemsize > 4 else column
+
+
+def reads_text(student: Any) -> bool:
+    """Whether rows become tokens of the student's tokenizer, as a classifier of sequences takes them."""
     from redistill.models.transformers import Classifier
 
     return isinstance(student, Classifier)

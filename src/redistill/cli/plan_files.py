@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from redistill import files
 from redistill.core.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -31,10 +31,10 @@ def number(given: str, place: str) -> float:
     return value
 
 
-def read_runs(files: Sequence[Path]) -> dict[str, list[float]]:
+def read_runs(paths: Sequence[Path]) -> dict[str, list[float]]:
     """The columns N, D, loss, teacher_loss of CSV files, or of JSON files (columns, or a list of rows), one after the
     other."""
-    parts = [_runs_of(file) for file in files]
+    parts = [_runs_of(file) for file in paths]
     return {name: [value for part in parts for value in part[name]] for name in COLUMNS}
 
 
@@ -46,19 +46,22 @@ def _runs_of(file: Path) -> dict[str, list[float]]:
     for name in COLUMNS:
         if name not in rows[0]:
             raise UserError(f"no column {name!r}; it has {', '.join(map(str, rows[0]))}", place=place)
+    for i, row in enumerate(rows, 1):
+        if None in row:  # where csv puts what the header has no name for
+            raise UserError(f"more fields than the header's {len(row) - 1}", place=f"{place}: run {i}")
     return {name: [_cell(row.get(name), f"{place}: run {i}: {name}") for i, row in enumerate(rows, 1)]
             for name in COLUMNS}  # fmt: skip
 
 
 def _rows_of_csv(file: Path, place: str) -> list[Any]:
     try:
-        return list(csv.DictReader(_text(file, place).splitlines(), skipinitialspace=True))
+        return list(csv.DictReader(files.text(file, place).splitlines(), skipinitialspace=True))
     except csv.Error as error:
         raise UserError(f"not CSV ({error})", place=place) from error
 
 
 def _rows_of_json(file: Path, place: str) -> list[Any]:
-    found = _json(file, place)
+    found = files.parsed(files.text(file, place), place)
     if not isinstance(found, dict):
         return found if isinstance(found, list) else []
     lengths = {name: len(column) if isinstance(column, list) else 0 for name, column in found.items()}
@@ -68,19 +71,24 @@ def _rows_of_json(file: Path, place: str) -> list[Any]:
 
 
 def _cell(value: Any, place: str) -> float:
-    if place.endswith("teacher_loss") and value in (None, "", "nan", "NaN"):
+    """A number above 0; a run without a teacher has no ``teacher_loss``."""
+    if place.endswith("teacher_loss") and (value in (None, "", "nan", "NaN") or value != value):
         return math.nan
     try:
-        return float(value)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{value!r} is no number", place=place) from error
+        found = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"{str(value)[:40]!r} is no number", place=place) from error
+    if not 0 < found < math.inf:
+        raise UserError(f"{value!r} is no number above 0", place=place)
+    return found
 
 
 def read_laws(file: Path) -> Laws:
     """Laws from JSON, or from what ``plan --json`` printed."""
     from redistill.theory.scaling import DistillationLaw, Laws, SupervisedLaw
 
-    found = _json(file, "--coefficients")
+    place = "--coefficients"
+    found = files.parsed(files.text(file, place), f"{place}: {file}")
     found = found.get("coefficients", found) if isinstance(found, dict) else {}
     found = found if isinstance(found, dict) else {}
     laws = [_law(cls, found, name) for cls, name in ((SupervisedLaw, "supervised"), (DistillationLaw, "distillation"))]
@@ -115,17 +123,3 @@ def _ranges(given: Any) -> dict[str, tuple[float, float]]:
 
 def _above_zero(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
-
-
-def _text(file: Path, place: str) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {file} ({getattr(error, 'strerror', None) or 'no text'})", place=place) from error
-
-
-def _json(file: Path, place: str) -> Any:
-    try:
-        return json.loads(_text(file, place))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{file} is no JSON ({error.msg}, line {error.lineno})", place=place) from error

@@ -40,6 +40,8 @@ def d_ode(
 
     if batch < 1:
         raise UserError(f"{batch} rows of noise fit nothing; give at least 1", place="batch")
+    if sources["teacher"] is None:
+        raise UserError("a solver is fitted around a denoiser; give kind: diffusers", place="models.teacher")
     source, teacher = sources["teacher"], guided(teacher, guidance, condition=condition, null=null)
     told = _column(rows, condition, batch) if condition else None
     noise = torch.randn(batch, *source.shape, generator=torch.Generator().manual_seed(seed))
@@ -88,6 +90,8 @@ def repeated_sd(
     used, held = (
         (np.stack([part[name] for name in names], 1), part[target]) for part in halves(columns, validation, seed)
     )
+    if len(used[1]) < 2:
+        raise UserError(f"{len(used[1])} rows to fit are too few; give more, or a smaller validation", place="data")
     models = {k: fit_repeated(*used, *held, rounds=k) for k in {0, rounds}}
     best = models[rounds]
     folder.mkdir(parents=True, exist_ok=True)

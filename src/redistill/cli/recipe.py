@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from redistill import files
 from redistill.core.errors import UserError, unknown
 
 
@@ -59,14 +59,9 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     :class:`UserError` with the place of a mistake."""
     from redistill.core.build import validated
 
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"no such file: {path}; redistill init SLUG writes one", place="recipe")
-    try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise UserError(f"not YAML ({getattr(error, 'problem', error)})", place=where) from error
+    given = files.yaml_value(files.text(path, "recipe"), str(path))
     if not isinstance(given, dict):
         raise UserError("a recipe is a table of keys: method, models, data, plan, out", place=str(path))
     for override in overrides:
@@ -99,7 +94,4 @@ def _override(given: dict[str, Any], text: str) -> None:
         given = given.setdefault(name, {})
         if not isinstance(given, dict):
             raise UserError(f"{name!r} holds a value, not a table", place=key)
-    try:
-        given[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise UserError(f"{value!r} is not a value ({getattr(error, 'problem', error)})", place=key) from error
+    given[last] = files.yaml_value(value, key, lines=False)

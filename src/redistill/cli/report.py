@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from redistill import files
 from redistill.core import evidence
 from redistill.core.errors import UserError
 
@@ -27,8 +28,7 @@ def report(
     records = [_record(slug) for slug in slugs] if slugs else everything()
     if not records:
         raise UserError("there is no evidence yet; redistill reproduce SLUG makes some", place="report")
-    if out.exists() and any(out.iterdir()):
-        raise UserError(f"{out} is not empty; choose another folder", place="--out")
+    files.check_empty(out, "--out")
     out.mkdir(parents=True, exist_ok=True)
     for record in records:
         for name in record.get("pictures", []):

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from redistill import files
 from redistill.core.errors import UserError
 
 Seeds = Annotated[str | None, typer.Option(help="Seeds, as 1,2,3; the study's own if left out.")]
@@ -27,6 +28,8 @@ def reproduce(
 ) -> None:
     """Run the paper's own comparison at laptop scale: arms x seeds, claims, verdicts."""
     chosen, numbers = _chosen(slugs or [], everything), _seeds(seeds)
+    if out is not None:
+        files.check_out(out, "--out")
     from redistill.core import evidence, study
 
     studies = [study.load(slug) for slug in chosen]  # all mistakes before the first run
@@ -59,6 +62,8 @@ def _seeds(given: str | None) -> list[int] | None:
         seeds = [int(part) for part in given.split(",")]
     except ValueError as error:
         raise UserError(f"{given!r} is no list of whole numbers; write 1,2,3", place="--seeds") from error
+    if not all(0 <= seed < 2**31 for seed in seeds):
+        raise UserError(f"{given!r}: a seed is a whole number from 0 to {2**31 - 1}", place="--seeds")
     if len(set(seeds)) != len(seeds):
         raise UserError(f"{given!r} names a seed twice", place="--seeds")
     return seeds

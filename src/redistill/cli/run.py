@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from redistill.core.errors import UserError, unknown
+from redistill import files
+from redistill.core.errors import UserError, need, unknown
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="overrides, as plan.lr=0.001")]
 
@@ -27,8 +29,7 @@ def run(
         _check_rows(wanted, target)
     stored = {"teacher": None} if wanted.data.teacher_logits else {}
     roles = check_roles(target, {**stored, **wanted.models})
-    if wanted.out.exists() and any(wanted.out.iterdir()) and not resume:
-        raise UserError(f"{wanted.out} holds another run; give --resume or another out", place="out")
+    _check_out(wanted.out, resume, ["checkpoints", "log.jsonl"] if isinstance(target, type) else [])
     start = _train if isinstance(target, type) else _call
     how = start(wanted, target, roles, resume)
     typer.echo(how, nl=bool(how))
@@ -42,14 +43,14 @@ def _train(wanted: Any, cls: Any, roles: list[str], resume: bool) -> str:
     import torch
 
     from redistill.cli import doors
-    from redistill.core import Plan, fit
-    from redistill.core.build import build, validated
+    from redistill.core import fit
+    from redistill.core.build import build
 
-    plan = validated(Plan, wanted.plan, place="plan")
+    plan = _plan(wanted.plan)
     torch.manual_seed(plan.seed)  # networks that start from chance
     augment = doors.load_augmentation(wanted.data)
-    models, sources = doors.load_models(wanted.models)
-    rows = doors.load_rows(wanted.data, models)
+    models, sources = _networks(wanted, cls)
+    rows = _rows(wanted, models)
     options = {**_from_data(cls, rows), **wanted.options}
     if wanted.data.teacher_logits:
         rows = doors.load_answers(wanted.data.teacher_logits, rows, models.pop("teacher", None))
@@ -68,23 +69,83 @@ def _call(wanted: Any, function: Any, roles: list[str], resume: bool) -> str:
     """A procedure: it gets what it asks for by name, writes into the folder, and says what it wrote."""
     import torch
 
-    from redistill.cli import doors
-    from redistill.core import Plan
-    from redistill.core.build import build, validated
+    from redistill.core.build import build
 
     asked = inspect.signature(function).parameters
     if wanted.plan and "plan" not in asked:
         raise UserError(f"{wanted.method} does not train; leave the plan out", place="plan")
     if resume and "resume" not in asked:
         raise UserError(f"{wanted.method} cannot go on where it was; start anew in another out", place="--resume")
-    plan = validated(Plan, wanted.plan, place="plan") if "plan" in asked else None
+    plan = _plan(wanted.plan) if "plan" in asked else None
     torch.manual_seed(plan.seed if plan else 0)  # networks that start from chance
-    models, sources = doors.load_models(wanted.models)
-    given = {"rows": lambda: doors.load_rows(wanted.data, models), "folder": lambda: wanted.out,
+    models, sources = _networks(wanted, function)
+    given = {"rows": lambda: _rows(wanted, models), "folder": lambda: wanted.out,
              "sources": lambda: sources, "models": lambda: wanted.models, "plan": lambda: plan,
              "resume": lambda: resume}  # fmt: skip
     filled = {name: make() for name, make in given.items() if name in asked}
     return str(build(function, wanted.options, *[models.get(role) for role in roles], **filled))
+
+
+def _networks(wanted: Any, target: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The recipe's networks, of the kinds that the method or procedure takes, and where they came from."""
+    from redistill.catalog import entry
+    from redistill.cli import doors
+
+    models, sources = doors.load_models(wanted.models)
+    doors.check_types(target, entry(wanted.method).extra, models)
+    return models, sources
+
+
+def _rows(wanted: Any, models: dict[str, Any]) -> Any:
+    """The recipe's rows; where networks read them, as numbers that these networks take."""
+    from redistill.catalog import entry
+    from redistill.cli import doors
+
+    rows = doors.load_rows(wanted.data, models)
+    if not models or doors.reads_text(models.get("student")):
+        return rows
+    if wanted.data.kind == "table":
+        rows = doors.numbers(rows)
+    if entry(wanted.method).group in ("supervised", "analysis"):
+        doors.check_inputs(models, rows)
+    return rows
+
+
+def _plan(given: dict[str, Any]) -> Any:
+    """The plan, with what only torch and the installed packages can say of it."""
+    import torch
+
+    from redistill.core import Plan
+    from redistill.core.build import validated
+
+    plan = validated(Plan, given, place="plan")
+    try:
+        for optim in (plan, *map(plan.optim, plan.turns)):
+            optim.build([torch.nn.Parameter(torch.zeros(1))])
+    except ValueError as error:
+        raise UserError(files.first_line(error), place="plan") from error
+    try:
+        if torch.device("cpu" if plan.device == "auto" else plan.device).type == "meta":
+            raise RuntimeError("no numbers there")
+    except RuntimeError as error:
+        raise unknown("device", plan.device, ("auto", "cpu", "cuda", "cuda:0", "mps"), place="plan.device") from error
+    if not -(2**63) <= plan.seed < 2**63:
+        raise UserError(f"{plan.seed} has more than 64 bits", place="plan.seed")
+    for name in plan.trackers:
+        if find_spec(name) is None:
+            raise need("trackers" if name == "tensorboard" else name, name)
+    return plan
+
+
+def _check_out(out: Path, resume: bool, marks: list[str]) -> None:
+    """Refuse a folder to write that holds another run; with ``resume``, one that holds something else (no file
+    called one of ``marks``). An empty one begins anew then too: a job that is started again and again always resumes."""
+    files.check_out(out, "out")
+    there = {file.name for file in out.iterdir()} if out.exists() else set()
+    if there and not resume:
+        raise UserError(f"{out} holds another run; give --resume or another out", place="out")
+    if there and ((marks and there.isdisjoint(marks)) or (out / "checkpoints").is_file()):
+        raise UserError(f"{out} holds no run to go on with; leave --resume out, or name the run's folder", place="out")
 
 
 def _check_rows(wanted: Any, function: Any) -> None:
@@ -127,6 +188,8 @@ def _from_data(cls: Any, rows: Any) -> dict[str, Any]:
     from redistill.core.slot import options
 
     known, found = options(cls), {}
+    if rows is None and "rows" in known:
+        raise UserError(f"{cls.__name__} needs rows; give images, table, disk or jsonl", place="data.kind")
     if "rows" in known:
         found["rows"] = len(next(iter(rows.values()))) if isinstance(rows, dict) else len(rows)
     if "classes" in known and hasattr(rows, "classes"):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import struct
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +32,8 @@ class ImageFolder:
     """
 
     def __init__(self, path: str | Path, *, size: int = 32, scale: Scale = "signed") -> None:
+        if size < 1:
+            raise UserError(f"size={size}; give the side of the images in pixels", place="data.options.size")
         self.path, self.size, self.scale = Path(path), size, scale
         if not self.path.is_dir():
             raise UserError(f"no such folder: {self.path}", place="data.path")
@@ -40,6 +46,9 @@ class ImageFolder:
         if empty and self.classes != [""]:
             raise UserError(f"no images in {self.path / empty[0]}; labels number the folders, so fill or remove it",
                             place="data.path")  # fmt: skip
+        for file in self.files:  # a file that is no image is better found now than in the middle of a training
+            with _opened(file):
+                pass
 
     def _folder(self, file: Path) -> str:
         parts = file.relative_to(self.path).parts
@@ -53,11 +62,8 @@ class ImageFolder:
         return {"image": self._read(file), "label": self.classes.index(self._folder(file))}
 
     def _read(self, file: Path) -> Tensor:
-        try:
-            with Image.open(file) as image:
-                rgb = _on_white(image)
-        except OSError as error:
-            raise UserError(f"cannot read {file} as an image ({error})", place="data.path") from error
+        with _opened(file) as image:
+            rgb = _on_white(image)
         side = min(rgb.size)
         left, top = (rgb.width - side) // 2, (rgb.height - side) // 2
         square = rgb.crop((left, top, left + side, top + side)).resize((self.size, self.size), Image.Resampling.LANCZOS)
@@ -65,6 +71,18 @@ class ImageFolder:
         if self.scale == "signed":
             return pixels * 2 - 1
         return pixels if self.scale == "unit" else (pixels - _MEAN[:, None, None]) / _STD[:, None, None]
+
+
+@contextlib.contextmanager
+def _opened(file: Path) -> Iterator[Image.Image]:
+    """The image in ``file``; only its head is read until its pixels are asked for."""
+    broken = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+    try:
+        with Image.open(file) as image:
+            yield image
+    except broken as error:  # what Pillow's readers raise
+        said = getattr(error, "strerror", None) or "it is broken, or has another format"
+        raise UserError(f"cannot read {file} as an image ({said})", place="data.path") from error
 
 
 def _on_white(image: Image.Image) -> Image.Image:

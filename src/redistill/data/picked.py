@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from redistill import files
 from redistill.core.errors import UserError
 
 
@@ -20,11 +21,12 @@ def write_picked(path: str | Path, rows: np.ndarray, total: int, **more: np.ndar
 def read_picked(path: str | Path, total: int) -> np.ndarray:
     """The row numbers in an index file. Raises :class:`UserError` when it is missing, holds something else, or was made
     for a data set of another length than ``total``."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            rows, made_for = arrays["rows"], int(arrays["total"])
-    except (OSError, KeyError, ValueError) as error:
-        raise UserError(f"{path} is no index file ({error}); write_picked makes one", place="data.rows") from error
+    found = files.arrays(path, "data.rows")
+    rows, made_for = found.get("rows"), found.get("total")
+    whole = [part is not None and part.dtype.kind in "iu" and part.ndim == d for part, d in ((rows, 1), (made_for, 0))]
+    if rows is None or not all(whole):
+        said = f"whole numbers 'rows' [N] and 'total', got {', '.join(found) or 'nothing'}"
+        raise UserError(f"{path} is no index file ({said}); write_picked makes one", place="data.rows")
     if made_for != total:
         raise UserError(f"{path} picks rows of a data set of {made_for}, this one has {total}", place="data.rows")
     if len(rows) == 0 or rows.min() < 0 or rows.max() >= total:

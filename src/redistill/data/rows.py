@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import csv
-import json
-from collections.abc import Mapping
+import io
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from redistill import files
 from redistill.core.errors import UserError, need, unknown
 
 
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
     """The rows of a file of JSON lines (prompts, messages, demonstrations). Raises with the number of a broken line."""
     rows = []
-    for number, line in enumerate(_file(path).read_text(encoding="utf-8").splitlines(), start=1):
+    # only \n ends a row: str.splitlines also cuts at marks that a JSON text may hold
+    for number, line in enumerate(files.text(path, "data.path").split("\n"), start=1):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"not JSON ({error.msg})", place=f"{path}:{number}") from error
+        row = files.parsed(line, f"{path}:{number}")
         if not isinstance(row, dict):
             raise UserError(f"a row must be an object with named fields, got {line[:40]!r}", place=f"{path}:{number}")
         rows.append(row)
@@ -31,31 +31,77 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
     return rows
 
 
-def read_table(path: str | Path) -> dict[str, np.ndarray]:
+def read_table(path: str | Path, *, text: Sequence[str] = ()) -> dict[str, np.ndarray]:
     """The columns of a CSV file with a header (numbers where every filled cell of a column is one, nan where it is
-    empty; else text) or of an npz file."""
-    file = _file(path)
+    empty; else text) or of an npz file. ``text``: CSV columns that are text whatever is in them."""
+    file = files.existing(path, "data.path")
     if file.suffix == ".npz":
-        with np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
-    if file.suffix != ".csv":
+        return _columns_of(files.arrays(file, "data.path"), str(path))
+    if file.suffix.lower() != ".csv":
         raise UserError(f"cannot read {file.suffix or 'a file without ending'!r}; give .csv or .npz", place=str(path))
-    with file.open(newline="", encoding="utf-8") as stream:
-        header, *rows = list(csv.reader(stream)) or [[]]
-    for number, row in enumerate(rows, start=2):
-        if len(row) != len(header):
-            raise UserError(f"{len(row)} fields where the header has {len(header)}", place=f"{path}:{number}")
-    if not rows:
-        raise UserError("the file has no rows", place=str(path))
-    return {name: _column([row[i] for row in rows]) for i, name in enumerate(header)}
+    header, rows = _cells(file)
+    for name in text:
+        if name not in header:
+            raise unknown("column", name, header, place="data.options.text")
+    return {
+        name: np.array([row[i] for _, row in rows])
+        if name in text
+        else _column([row[i] for _, row in rows], f"{path}: column {name!r}", [line for line, _ in rows])
+        for i, name in enumerate(header)
+    }
 
 
-def _column(values: list[str]) -> np.ndarray:
+def _columns_of(found: dict[str, np.ndarray], place: str) -> dict[str, np.ndarray]:
+    """The arrays of an npz file, if they are columns."""
+    if not found:
+        raise UserError("the file has no arrays", place=place)
+    for name, column in found.items():
+        if column.ndim == 0 or column.dtype.kind not in "biufU":
+            raise UserError(f"{name!r} is {column.dtype} {list(column.shape)}; a column has a number or text in each "
+                            "row", place=place)  # fmt: skip
+    lengths = {name: len(column) for name, column in found.items()}
+    if len(set(lengths.values())) > 1:
+        raise UserError(f"columns of unequal length: {lengths}", place=place)
+    return found
+
+
+def _cells(file: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The header of a CSV file, and each row with its line; blank lines are left out."""
+    reader = csv.reader(io.StringIO(files.text(file, "data.path"), newline=""))
     try:
-        numbers = np.array([float(v.strip() or "nan") for v in values], dtype=np.float64)
-        return numbers if any(v.strip() for v in values) else np.array(values)
+        lines = [(reader.line_num, row) for row in reader if row]
+    except csv.Error as error:
+        raise UserError(f"not CSV ({error})", place=f"{file}:{reader.line_num}") from error
+    header = [name.strip() for name in lines[0][1]] if lines else []
+    for number, row in lines:
+        if len(row) != len(header):
+            raise UserError(f"{len(row)} fields where the header has {len(header)}", place=f"{file}:{number}")
+    if len(lines) < 2:
+        raise UserError("the file has no rows", place=str(file))
+    twice = [name for name in header if header.count(name) > 1]
+    if twice:
+        raise UserError(f"two columns are called {twice[0]!r}; rename one", place=f"{file}:1")
+    return header, lines[1:]
+
+
+def _column(values: list[str], place: str, lines: list[int]) -> np.ndarray:
+    """Numbers or text. Raises :class:`UserError` where most cells are numbers and some are not: taken for text, the
+    column would be lost without a word."""
+    numbers = [_number(v) for v in values]
+    odd = [k for k, (v, x) in enumerate(zip(values, numbers)) if x is None and v.strip()]
+    if not odd and any(v.strip() for v in values):
+        return np.array([math.nan if x is None else x for x in numbers], dtype=np.float64)
+    if 0 < len(odd) < sum(x is not None for x in numbers):
+        said = f"{values[odd[0]][:40]!r} in line {lines[odd[0]]} among numbers; mend it, or name the column in"
+        raise UserError(f"{said} data.options.text", place=place)
+    return np.array(values)
+
+
+def _number(cell: str) -> float | None:
+    try:
+        return float(cell)
     except ValueError:
-        return np.array(values)
+        return None
 
 
 def from_disk(path: str | Path, *, split: str | None = None) -> Any:
@@ -68,8 +114,8 @@ def from_disk(path: str | Path, *, split: str | None = None) -> Any:
         raise UserError(f"no such folder: {path}", place="data.path")
     try:
         found = datasets.load_from_disk(str(path))
-    except (FileNotFoundError, ValueError) as error:
-        raise UserError(f"{path} holds no data set written by save_to_disk", place="data.path") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:  # folders that are none, lack a key, or were cut
+        raise UserError(f"{path} holds no whole data set written by save_to_disk", place="data.path") from error
     if isinstance(found, datasets.DatasetDict):
         if split not in found:
             raise unknown("split", str(split), found, place="data.split")
@@ -82,6 +128,8 @@ class Renamed:
 
     def __init__(self, rows: Any, columns: Mapping[str, str]) -> None:
         self.rows, self.columns_map = rows, dict(columns)
+        if len(rows) == 0:
+            raise UserError("the data set is empty", place="data")
         have = list(rows) if isinstance(rows, Mapping) else list(rows[0])
         for wanted, name in self.columns_map.items():
             if name not in have:
@@ -92,10 +140,7 @@ class Renamed:
 
     def __getitem__(self, row: int) -> dict[str, Any]:
         item = dict(self.rows[row])
+        for wanted, name in self.columns_map.items():
+            if name not in item:
+                raise unknown("column", name, item, place=f"data: row {row}: columns.{wanted}")
         return item | {wanted: item[name] for wanted, name in self.columns_map.items()}
-
-
-def _file(path: str | Path) -> Path:
-    if not Path(path).is_file():
-        raise UserError(f"no such file: {path}", place="data.path")
-    return Path(path)

@@ -26,8 +26,9 @@ class Texts:
             raise UserError(f"max_length={max_length!r}; give a number of tokens", place="data.options.max_length")
         self.tokenizer, self.max_length, self.classes = tokenizer, max_length, list(classes)
         read = _listed(rows)
+        labelled = any("label" in row for row in read)
         self.text = [_text(row, number) for number, row in enumerate(read)]
-        self.label = [_class(row, number, classes) for number, row in enumerate(read)] if "label" in read[0] else None
+        self.label = [_class(row, number, classes) for number, row in enumerate(read)] if labelled else None
 
     def __len__(self) -> int:
         return len(self.text)
@@ -55,7 +56,9 @@ def _text(row: Mapping[str, Any], number: int) -> str:
 
 
 def _class(row: Mapping[str, Any], number: int, classes: Mapping[str, int]) -> int:
-    label = row.get("label")
+    if "label" not in row:
+        raise UserError(f"has no 'label', other rows do; has {sorted(row)}", place=f"data: row {number}")
+    label = row["label"]
     if isinstance(label, str):
         if label not in classes:
             raise unknown("label", str(label), classes, place=f"data: row {number}")

@@ -7,7 +7,7 @@ safetensors only. Out: :func:`save`.
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from redistill import files
 from redistill.core.errors import UserError, need, unknown
 
 KINDS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
@@ -79,11 +80,12 @@ def load(folder: str | Path, scheduler: str | Path | Mapping[str, Any] | None = 
     """
     folder, pipeline = Path(folder), None
     if (folder / "model_index.json").is_file():
-        pipeline = _diffusers().DiffusionPipeline.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+        files.json_table(folder / "model_index.json", str(folder))
+        pipeline = _read(_diffusers().DiffusionPipeline, folder)
         role = next((r for r in ("unet", "transformer") if getattr(pipeline, r, None) is not None), None)
         if role is None:
             raise UserError(f"{type(pipeline).__name__} has neither a 'unet' nor a 'transformer'", place=str(folder))
-        net = getattr(pipeline, role)
+        net = _whole(getattr(pipeline, role), folder / role)
         config = {**pipeline.scheduler.config, "_class_name": type(pipeline.scheduler).__name__}
     else:
         net, config = _network(folder), None
@@ -105,11 +107,34 @@ def _network(folder: Path) -> Any:
     if not (folder / "config.json").is_file():
         remedy = "give a folder with model_index.json (a pipeline) or config.json (one network)"
         raise UserError(f"no diffusers folder; {remedy}", place=str(folder))
-    word = json.loads((folder / "config.json").read_text()).get("_class_name", "")
+    word = str(files.json_table(folder / "config.json", str(folder)).get("_class_name", ""))
     cls = getattr(_diffusers(), word, None)
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
         raise UserError(f"{word!r} is no network of diffusers", place=f"{folder}/config.json")
-    return cls.from_pretrained(folder, use_safetensors=True, local_files_only=True)  # type: ignore[attr-defined]
+    if "UNet" not in word and "Transformer" not in word:
+        raise UserError(f"{word} takes no noise away; give a UNet or a transformer", place=f"{folder}/config.json")
+    return _whole(_read(cls, folder), folder)
+
+
+def _read(cls: Any, folder: Path) -> Any:
+    """What diffusers loads from ``folder``; what it says of a folder that it cannot read, in one line."""
+    from safetensors import SafetensorError
+
+    try:
+        return cls.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+    except ImportError as error:
+        raise UserError(f"diffusers needs another package ({files.first_line(error)})", place=str(folder)) from error
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"diffusers cannot load it: {files.first_line(error)}", place=str(folder)) from error
+
+
+def _whole(net: Any, place: Path) -> Any:
+    """``net``, if its file held every weight: diffusers leaves those that it lacked without values."""
+    lacking = [name for name, p in net.named_parameters() if p.is_meta]
+    if lacking:
+        said = f"its weights are another network's: {len(lacking)} are missing, as {lacking[0]}"
+        raise UserError(f"{said}; give the weights that belong to its config.json", place=str(place))
+    return net
 
 
 def _configuration(scheduler: str | Path | Mapping[str, Any] | None, folder: Path) -> Mapping[str, Any]:
@@ -117,17 +142,18 @@ def _configuration(scheduler: str | Path | Mapping[str, Any] | None, folder: Pat
     if isinstance(scheduler, Mapping):
         return scheduler
     places = [Path(scheduler or folder) / sub / "scheduler_config.json" for sub in ("", "scheduler")]
-    places.append(folder.parent / "scheduler" / "scheduler_config.json")
+    if scheduler is None:
+        places.append(folder.parent / "scheduler" / "scheduler_config.json")
     file = next((p for p in places if p.is_file()), None)
     if file is None:
         raise UserError("has no scheduler_config.json, so nobody knows what the network predicts; give scheduler=",
                         place=str(scheduler or folder))  # fmt: skip
-    return json.loads(file.read_text())
+    return files.json_table(file, str(folder))
 
 
 def read_scheduler(config: Mapping[str, Any]) -> Reading:
     """Prediction kind and path from a scheduler's configuration (``_class_name`` and its options)."""
-    name, prediction = config.get("_class_name", ""), config.get("prediction_type", "epsilon")
+    name, prediction = str(config.get("_class_name", "")), str(config.get("prediction_type", "epsilon"))
     if name.startswith("FlowMatch") or prediction == "flow_prediction":
         return _read_flow(config, name)
     if name.startswith("EDM"):
@@ -137,14 +163,22 @@ def read_scheduler(config: Mapping[str, Any]) -> Reading:
                         place="scheduler")  # fmt: skip
     if prediction not in KINDS:
         raise unknown("prediction_type", prediction, [*KINDS, "flow_prediction"], place=f"scheduler {name}")
-    if config["beta_schedule"] not in SCHEDULES:
-        raise unknown("beta_schedule", config["beta_schedule"], SCHEDULES, place=f"scheduler {name}")
+    if str(config["beta_schedule"]) not in SCHEDULES:
+        raise unknown("beta_schedule", str(config["beta_schedule"]), SCHEDULES, place=f"scheduler {name}")
     for odd in ("trained_betas", "rescale_betas_zero_snr"):
         if config.get(odd):
             raise UserError(f"{odd} is not supported; valid: the plain {SCHEDULES}", place=f"scheduler {name}")
-    table = config.get("num_train_timesteps", 1000)
-    options = {"beta_start": config["beta_start"], "beta_end": config["beta_end"], "schedule": config["beta_schedule"]}
-    return Reading(KINDS[prediction], "vp", {**options, "table": table})
+    betas = {key: _number(config, key, name) for key in ("beta_start", "beta_end")}
+    table = int(_number({"num_train_timesteps": 1000, **config}, "num_train_timesteps", name))
+    return Reading(KINDS[prediction], "vp", {**betas, "schedule": config["beta_schedule"], "table": table})
+
+
+def _number(config: Mapping[str, Any], key: str, name: str) -> float:
+    """A number above 0 of a scheduler's configuration, as it stands there."""
+    value = config.get(key)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise UserError(f"{key} is {value!r}; give a number above 0", place=f"scheduler {name}")
+    return value
 
 
 def _read_flow(config: Mapping[str, Any], name: str) -> Reading:
@@ -153,13 +187,14 @@ def _read_flow(config: Mapping[str, Any], name: str) -> Reading:
                         "and the shift that you want", place=f"scheduler {name}")  # fmt: skip
     if config.get("invert_sigmas"):
         raise UserError("inverted times are not supported", place=f"scheduler {name}")
-    return Reading("flow", "flow", {"shift": float(config.get("shift") or config.get("flow_shift") or 1.0)})
+    key = "shift" if config.get("shift") or not config.get("flow_shift") else "flow_shift"
+    return Reading("flow", "flow", {"shift": float(_number({**config, key: config.get(key) or 1.0}, key, name))})
 
 
 def _read_edm(config: Mapping[str, Any], name: str, prediction: str) -> Reading:
     if prediction != "epsilon":
         raise UserError(f"prediction_type {prediction!r} is not supported; valid: epsilon", place=f"scheduler {name}")
-    options = {k: config[k] for k in ("sigma_min", "sigma_max", "rho", "sigma_data") if k in config}
+    options = {k: _number(config, k, name) for k in ("sigma_min", "sigma_max", "rho", "sigma_data") if k in config}
     return Reading("edm", "edm", options, scale_input=True)
 
 

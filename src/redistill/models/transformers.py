@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from redistill import files
 from redistill.core.errors import UserError, need, unknown
 from redistill.losses.fused import Head
 
@@ -327,21 +328,47 @@ def _load(source: str | Path, kind: str, dtype: str, **config: Any) -> tuple[Any
         import transformers
     except ImportError:
         raise need("language", "transformers") from None
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
+
+    broken = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, StrictDataclassError,
+              SafetensorError)  # fmt: skip
     if dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES, place="dtype")
     path = Path(source)
     _check_source(path)
+    if (path / "config.json").is_file():
+        files.json_table(path / "config.json", str(source))
     where, extra = (str(path.parent), {"gguf_file": path.name}) if path.suffix == ".gguf" else (str(source), {})
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(where, **extra)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        message = f"no tokenizer that transformers can read; save one beside the model ({_first_line(error)})"
+    except broken as error:
+        message = f"no tokenizer that transformers can read; save one beside the model ({files.first_line(error)})"
         raise UserError(message, place=str(source)) from None
     try:
-        net = getattr(transformers, kind).from_pretrained(where, dtype=DTYPES[dtype], **extra, **config)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise UserError(f"transformers can't load it: {_first_line(error)}", place=str(source)) from None
+        net, report = getattr(transformers, kind).from_pretrained(
+            where, dtype=DTYPES[dtype], output_loading_info=True, **extra, **config
+        )
+    except broken as error:
+        raise UserError(f"transformers can't load it: {_told(error)}", place=str(source)) from None
+    _check_weights(net, kind, report["missing_keys"], str(source))
     return net, tokenizer
+
+
+def _told(error: BaseException) -> str:
+    """The cause of an error in one line: a check of a configuration names itself first, then the cause."""
+    cause = error.__cause__ if "alidation error" in str(error) else None
+    return files.first_line(error if cause is None else cause)
+
+
+def _check_weights(net: Any, kind: str, missing: Iterable[str], place: str) -> None:
+    """Refuse weights of another network, for which transformers draws new ones. The head of a classifier may be new,
+    and a pooling layer, which few checkpoints keep."""
+    body = f"{net.base_model_prefix}." if kind == "AutoModelForSequenceClassification" else ""
+    lacking = sorted(name for name in missing if name.startswith(body) and "pooler." not in name)
+    if lacking:
+        said = f"its weights are another network's: {len(lacking)} are missing, as {lacking[0]}"
+        raise UserError(f"{said}; give the weights that belong to its config.json", place=place)
 
 
 def _check_source(path: Path) -> None:
@@ -373,9 +400,5 @@ def _with_adapter(net: Any, rank: int, alpha: int, targets: str, seed: int) -> A
             return peft.get_peft_model(net, config)
         except ValueError as error:
             raise UserError(
-                f"no layer is called so: {targets!r} ({_first_line(error)})", place="lora_targets"
+                f"no layer is called so: {targets!r} ({files.first_line(error)})", place="lora_targets"
             ) from None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
