@@ -174,7 +174,7 @@ def test_sdft_from_json_lines_to_a_transformers_folder(folder):
             r"row 1: its prompt with the demonstration has 1\d+ tokens, the model 256",
         ),
         ({}, {"max_length": 0}, "data: max_length=0; give a number of tokens"),
-        ({}, {"max_lenght": 9}, "data.options: .*max_lenght"),
+        ({}, {"max_lenght": 9}, "data.options.max_lenght: unknown option 'max_lenght'; did you mean 'max_length'"),
     ],
 )
 def test_mistakes_in_demonstrations_are_one_line(folder, change, options, part):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
@@ -96,14 +96,17 @@ def _call(loader: Any, spec: ModelSpec, place: str) -> Any:
         raise UserError(str(mistake), place=place) from mistake
 
 
-def _checked(reader: Callable[..., Any], given: dict[str, Any], place: str) -> dict[str, Any]:
-    """``given`` as the options of a reader: all parameters but the first, of the types that they are declared with."""
+def _checked(
+    reader: Callable[..., Any], given: dict[str, Any], place: str, elsewhere: Sequence[str] = ()
+) -> dict[str, Any]:
+    """``given`` as the options of a reader: all parameters but the first, of the types that they are declared with.
+    ``elsewhere``: options that were taken out already."""
     from redistill.core.build import convert
 
     known = list(inspect.signature(reader).parameters)[1:]
     for name in given:
         if name not in known:
-            raise unknown("option", name, known, place=f"{place}.{name}")
+            raise unknown("option", name, [*known, *elsewhere], place=f"{place}.{name}")
     hints = get_type_hints(reader.__init__ if isinstance(reader, type) else reader)
     return {name: convert(value, hints[name], place=f"{place}.{name}") for name, value in given.items()}
 
@@ -186,11 +189,11 @@ def load_rows(spec: DataSpec, models: dict[str, Any]) -> Any:
     if spec.kind == "none":
         return None
     options, student = dict(spec.options), models.get("student")
-    tokenised = spec.kind == "jsonl" or reads_text(student)
-    cut = {"max_length": options.pop("max_length")} if tokenised and "max_length" in options else {}
+    tokens = ["max_length"] if spec.kind == "jsonl" or reads_text(student) else []
+    cut = {name: options.pop(name) for name in tokens if name in options}
     readers = {"images": data.ImageFolder, "table": data.read_table, "disk": data.from_disk, "jsonl": data.read_jsonl}
     reader = readers[spec.kind]
-    rows = reader(spec.path, **_checked(reader, options, "data.options"))
+    rows = reader(spec.path, **_checked(reader, options, "data.options", tokens))
     if isinstance(rows, dict):
         for wanted, name in spec.columns.items():
             if name not in rows:

@@ -139,7 +139,8 @@ def _plan(given: dict[str, Any]) -> Any:
 
 def _check_out(out: Path, resume: bool, marks: list[str]) -> None:
     """Refuse a folder to write that holds another run; with ``resume``, one that holds something else (no file
-    called one of ``marks``). An empty one begins anew then too: a job that is started again and again always resumes."""
+    called one of ``marks``). An empty one begins anew then too: a job that is started again and again always
+    resumes."""
     files.check_out(out, "out")
     there = {file.name for file in out.iterdir()} if out.exists() else set()
     if there and not resume:
