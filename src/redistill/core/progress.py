@@ -49,38 +49,48 @@ class Progress:
 
     def reseed(self, *key: object) -> None:
         """Begin the stream of random numbers named by ``key`` (the engine calls it before every turn and
-        micro-batch)."""
+        micro-batch).
+
+        The global generators, which dropout inside a network draws from, know nothing of rows: there every micro-batch
+        gets its own stream, named by its first row as well, or all would drop the same units.
+        """
         seed = seed_of(self.seed, self.step, *key)
         self.generator = torch.Generator("cpu").manual_seed(seed)
-        # dropout inside a network draws from the global generators; torch.manual_seed would also queue a call, with a
-        # stack trace, for every accelerator that is not in use: 60 times slower, and felt in short steps
+        if self.rows is not None and self.rows.start:
+            seed = seed_of(self.seed, self.step, *key, "from row", self.rows.start)
+        # torch.manual_seed would also queue a call, with a stack trace, for every accelerator that is not in use: 60
+        # times slower, and felt in short steps
         torch.default_generator.manual_seed(seed)
         if torch.cuda.is_initialized():
             torch.cuda.manual_seed_all(seed)
 
     def randn(self, rows: int, *shape: int) -> Tensor:
         """Standard normal numbers [rows, *shape]."""
-        return self._mine(torch.randn(self._total(rows), *shape, generator=self.generator))
+        return self._mine(torch.randn(self._total(rows), *shape, generator=self._stream()))
 
     def rand(self, rows: int, *shape: int) -> Tensor:
         """Uniform numbers in [0, 1), [rows, *shape]."""
-        return self._mine(torch.rand(self._total(rows), *shape, generator=self.generator))
+        return self._mine(torch.rand(self._total(rows), *shape, generator=self._stream()))
 
     def randint(self, low: int, high: int, rows: int, *shape: int) -> Tensor:
         """Integers in [low, high), [rows, *shape]."""
-        return self._mine(torch.randint(low, high, (self._total(rows), *shape), generator=self.generator))
+        return self._mine(torch.randint(low, high, (self._total(rows), *shape), generator=self._stream()))
 
     def shared_rand(self) -> float:
         """One uniform number that all rows and ranks share."""
-        return float(torch.rand((), generator=self.generator))
+        return float(torch.rand((), generator=self._stream()))
 
     def shared_randint(self, low: int, high: int) -> int:
         """One integer in [low, high) that all rows and ranks share."""
-        return int(torch.randint(low, high, (), generator=self.generator))
+        return int(torch.randint(low, high, (), generator=self._stream()))
 
-    def _total(self, rows: int) -> int:
+    def _stream(self) -> torch.Generator:
         if self.generator is None:  # in somebody's own loop: one row block, seeded by (seed, step)
             self.reseed("own loop")
+        assert self.generator is not None
+        return self.generator
+
+    def _total(self, rows: int) -> int:
         if self.rows is None:
             return rows
         assert rows == self.rows.stop - self.rows.start, "ask for as many rows as the micro-batch has"
