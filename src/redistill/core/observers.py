@@ -4,6 +4,8 @@ method)``."""
 from __future__ import annotations
 
 import json
+import math
+import os
 import time
 from pathlib import Path
 from typing import Any, Protocol, TextIO
@@ -21,7 +23,8 @@ class Observer(Protocol):
 
 
 class JsonLines:
-    """Appends every row to ``log.jsonl``; a resumed run drops the rows after its checkpoint first."""
+    """Appends every row to ``log.jsonl``; a resumed run first drops the rows after its checkpoint and a line that a
+    kill tore."""
 
     def __init__(self, file: Path, step: int) -> None:
         self.file, self.step = file, step
@@ -33,15 +36,24 @@ class JsonLines:
 
     def _open(self) -> TextIO:
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        lines = self.file.read_text().splitlines() if self.file.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] <= self.step]
-        self.file.write_text("".join(line + "\n" for line in kept))
+        lines = self.file.read_text(errors="replace").splitlines() if self.file.exists() else []
+        beside = self.file.with_name(f".{self.file.name}")  # a kill while this is written costs no row
+        beside.write_text("".join(line + "\n" for line in lines if _step(line) <= self.step))
+        os.replace(beside, self.file)
         return self.file.open("a", buffering=1)
 
     def close(self) -> None:
         """Close the file."""
         if self.stream:
             self.stream.close()
+
+
+def _step(line: str) -> float:
+    """The step of a logged row; past all others where a kill tore the line."""
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return math.inf
 
 
 class Display:
