@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from redistill.core.world import is_sharded
 from redistill.language.contexts import Message, encode_conversations
 from redistill.language.tokens import until_end
 from redistill.models.transformers import CausalLm
@@ -33,7 +34,7 @@ def sample(
 ) -> Rollout:
     """Completions of at most T tokens for left-padded prompts [B, P], decided by ``uniform`` numbers [B, T] in [0, 1).
 
-    ``temperature=0`` is greedy. T shrinks to the longest completion.
+    ``temperature=0`` is greedy. T shrinks to the longest completion (of all ranks, where ``lm`` is sharded over them).
     """
     ids, logp, mask = [], [], prompt_mask
     new, cache = prompt, lm.new_cache()
@@ -46,7 +47,7 @@ def sample(
             ids.append(token)
             logp.append(log_q.gather(1, token[:, None])[:, 0].masked_fill(ended, 0.0))
             ended = ended | torch.isin(token, ends)
-            if ended.all():
+            if _all_ranks(lm, bool(ended.all())):
                 break
             new, mask = token[:, None], torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
     completion = torch.stack(ids, 1)
@@ -111,6 +112,15 @@ def evaluating(net: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+def _all_ranks(lm: nn.Module, here: bool) -> bool:
+    """Whether ``here`` is so on all ranks that share a sharded ``lm``: each forward pass needs every one of them."""
+    if not is_sharded(list(lm.parameters())):
+        return here
+    waiting = torch.tensor(float(not here), device=next(lm.parameters()).device)
+    torch.distributed.all_reduce(waiting)
+    return not waiting
 
 
 def _last_scores(lm: CausalLm, new: Tensor, mask: Tensor, cache: object) -> Tensor:
