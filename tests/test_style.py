@@ -46,7 +46,9 @@ def test_functions_are_short():
 
 def test_the_driver_and_the_core_stay_small():
     assert lines(ROOT / "core" / "engine.py") <= 400
-    assert sum(map(lines, (ROOT / "core").glob("*.py"))) <= 2000
+    assert (
+        sum(map(lines, (ROOT / "core").glob("*.py"))) <= 2200
+    )  # exactness over ranks and checkpoints: docs/design.md, section 4
 
 
 def depth(node: ast.AST, level: int = 0) -> int:

@@ -3,11 +3,11 @@ unpickled."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,32 +64,41 @@ def read(path: Path) -> Checkpoint:
         raise Broken(f"{path}: not a whole checkpoint ({error})") from error
 
 
-def latest(folder: Path, expect: dict[str, Any], warn: Any) -> Checkpoint | None:
-    """The newest usable checkpoint; those that are damaged or from another run are named through ``warn`` and passed
-    over.
+def latest(
+    folder: Path, expect: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]
+) -> tuple[Checkpoint | None, list[str]]:
+    """The newest usable checkpoint, and one line for each newer one that is damaged or from another run.
 
-    ``expect``: numbers that must agree (method, options, seed).
+    ``expect``: numbers that must agree (method, options, seed). ``shapes``: of the tensors, optimisers left out.
     """
+    passed: list[str] = []
     for path in reversed(steps(folder)):
-        with contextlib.suppress(_Skip):
-            return _checked(path, expect, warn)
-    return None
+        try:
+            return _checked(path, expect, shapes), passed
+        except Broken as reason:
+            passed.append(str(reason))
+    return None, passed
 
 
-class _Skip(Exception):
-    pass
-
-
-def _checked(path: Path, expect: dict[str, Any], warn: Any) -> Checkpoint:
-    try:
-        checkpoint = read(path)
-        for key, value in expect.items():
-            if checkpoint.numbers.get(key) != value:
-                raise Broken(f"{path}: from another run ({key} is {checkpoint.numbers.get(key)!r}, here {value!r})")
-    except Broken as reason:
-        warn(f"passed over a checkpoint: {reason}")
-        raise _Skip from reason
+def _checked(path: Path, expect: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> Checkpoint:
+    checkpoint = read(path)
+    differ = [line for key, value in expect.items() for line in _differences(key, checkpoint.numbers.get(key), value)]
+    if differ:
+        raise Broken(f"{path}: from another run ({', '.join(differ)})")
+    saved = {k: list(t.shape) for k, t in checkpoint.tensors.items() if not k.startswith("optim.")}
+    other = sorted(k for k in saved.keys() | shapes.keys() if saved.get(k) != list(shapes.get(k, [-1])))
+    if other or "window" not in checkpoint.numbers:
+        raise Broken(f"{path}: has other tensors than this run ({', '.join(other[:3]) or 'an older format'})")
     return checkpoint
+
+
+def _differences(name: str, was: Any, here: Any) -> Iterator[str]:
+    """What differs, the options of a table one by one."""
+    if isinstance(was, Mapping) and isinstance(here, Mapping):
+        for key in {**was, **here}:
+            yield from _differences(f"{name}.{key}", was.get(key), here.get(key))
+    elif was != here:
+        yield f"{name} was {was!r}, is {here!r} here"
 
 
 def _digest(file: Path) -> str:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from redistill.core import checkpoint
 from redistill.core.errors import Diverged, UserError
-from redistill.core.followers import Follower
+from redistill.core.followers import Ema, Follower
 from redistill.core.loss import Loss
 from redistill.core.method import Again, Batch, Method
 from redistill.core.observers import Display, JsonLines, Tracker, Window
@@ -84,8 +84,8 @@ def fit(
     stop (with a checkpoint) before this step, for budgets of wall time. ``augment``: changes every fresh micro-batch
     before the method sees it, with random numbers from ``now`` alone. ``show``: a progress bar.
 
-    Raises :class:`UserError` for missing columns or a folder that holds another run, :class:`Diverged` for a loss
-    that is not finite.
+    Raises :class:`UserError` for missing columns or a folder that holds another run, :class:`Diverged` for a loss or
+    a gradient that is not finite.
     """
     engine = Engine(method, data, plan, Path(folder) if folder else None, augment)
     engine.open(resume)
@@ -121,6 +121,8 @@ class Engine:
         self.window = Window()
         self.seconds = 0.0
         self._micros: list[Micro] = []
+        self._stop, self._asked = threading.Event(), False  # this rank is asked to stop; some rank was
+        self._blank, self._counted = 0, set[str]()  # batches in which no row counted, turns in which some did
 
     def _place(self) -> None:
         self.method.to(self.world.device)
@@ -135,6 +137,8 @@ class Engine:
             for name, net in self.method.networks().items():
                 if name in self.roles.trained or isinstance(net, Follower):
                     shard(net.net if isinstance(net, Follower) else net, self.world)
+                if isinstance(net, Ema):
+                    net.keep_twins()  # sharded as well
 
     def student(self) -> nn.Module:
         """What the method exports; where it is sharded, a copy with the whole weights (all ranks must call)."""
@@ -154,21 +158,18 @@ class Engine:
 
     def run(self, until: int, stop: threading.Event) -> None:
         """Steps up to ``until``; saves on the way, at the end and when asked to stop."""
-        begin = time.perf_counter()
-        stream = self.batches.since(self.drawn)
-        self.window = Window()
+        begin = self.window.since = self.window.begin = time.perf_counter()
+        stream, self._stop = self.batches.since(self.drawn), stop
         while self.now.step < until:
             self.step(stream)
-            if self._due(self.plan.log_every) or self.now.step + 1 == until:
+            if self._due(self.plan.log_every) or self.now.step + 1 == self.steps:
                 self._log()
             self.now.step += 1
-            if (
-                self.now.step == until
-                or stop.is_set()
-                or (self.plan.save_every and self.now.step % self.plan.save_every == 0)
-            ):
+            asked = self._asked if self.world.size > 1 else stop.is_set()
+            due = self.plan.save_every and self.now.step % self.plan.save_every == 0
+            if self.now.step == until or asked or due:
                 self.save()
-            if stop.is_set():
+            if asked:
                 raise SystemExit(f"stopped at step {self.now.step}; continue with --resume")
         self.roles.leave()
         self.seconds = time.perf_counter() - begin
@@ -185,8 +186,10 @@ class Engine:
             self.roles.enter(turn)
             stats = self._update(str(turn), self._accumulate(str(turn), position))
             with torch.no_grad():
+                self.world.level(self.roles.statistics(turn) if self.world.size > 1 else [])
                 self.now.rows = None
-                self.method.after(str(turn), stats, self.now)
+                if stats is not None:
+                    self.method.after(str(turn), stats, self.now)
 
     def _fetch(self, stream: Iterator[Micro], position: int) -> list[Micro]:
         rows, batch = next(stream)
@@ -196,7 +199,8 @@ class Engine:
         moved = {k: v.to(self.world.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
         self.method.check(moved)
         prepared = []
-        for part, micro in cut(rows, moved, self.plan.accumulate):
+        least = rows.total // self.world.size  # rows of the smallest share
+        for part, micro in cut(rows, moved, min(self.plan.accumulate, least)):
             self._begin(part, position, "prepare")
             with torch.no_grad(), self._precision():
                 prepared.append((part, self.method.prepare(self.augment(micro, self.now), self.now)))
@@ -225,20 +229,28 @@ class Engine:
             (loss.total if alone else loss.total * weight).backward()
         return sums
 
-    def _update(self, turn: str, sums: _Sums) -> dict[str, Tensor]:
-        """Combine micro-batches and ranks, check, clip, step. Returns the statistics for ``after``."""
+    def _update(self, turn: str, sums: _Sums) -> dict[str, Tensor] | None:
+        """Combine micro-batches and ranks, check, clip, step. Returns the statistics for ``after``; None where there
+        are none because no row counts."""
         weight, numbers, stats = self._combine(sums)
+        optim, optimizer = self.plan.optim(turn), self.optimizers[turn]
+        if weight <= 0:
+            optimizer.zero_grad(set_to_none=True)
+            self._skip(turn)
+            return None if sums.average else stats
+        self._counted.add(turn)
         self._check_finite(turn, numbers)
         self.roles.audit(turn)
         parameters = self.roles.parameters(turn)
+        self.world.sum_gradients(parameters)
+        gradients = [p.grad for p in parameters if p.grad is not None]
         if len(self._micros) > 1 or self.world.size > 1:
-            self.world.sum_gradients(parameters)
             # fully_shard averages over ranks in the backward pass, replicas were summed
-            scale = (self.world.size if self.plan.parallel == "shard" else 1) / weight
-            torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], scale)
-        optim, optimizer = self.plan.optim(turn), self.optimizers[turn]
+            torch._foreach_mul_(gradients, (self.world.size if self.plan.parallel == "shard" else 1) / weight)
+        norm = nn.utils.clip_grad_norm_(parameters, optim.clip) if optim.clip else nn.utils.get_total_norm(gradients)
+        self._check_finite(turn, {"gradient": float(whole(norm))})
         if optim.clip:
-            numbers["grad_norm"] = float(whole(nn.utils.clip_grad_norm_(parameters, optim.clip)))
+            numbers["grad_norm"] = float(whole(norm))
         lr = optim.lr * optim.factor(self.now.step, self.steps)
         for group in optimizer.param_groups:
             group["lr"] = lr
@@ -249,19 +261,32 @@ class Engine:
         return stats
 
     def _combine(self, sums: _Sums) -> tuple[float, dict[str, float], dict[str, Tensor]]:
-        """One sum over ranks for the weight, the logged numbers and the averaged statistics."""
+        """One sum over ranks for the weight, the logged numbers, the averaged statistics and the wish to stop."""
         device = self.world.device
         parts = [torch.as_tensor(sums.weight, dtype=torch.float32, device=device).reshape(1)]
         parts += [value.to(device).reshape(-1) for value in (*sums.numbers.values(), *sums.average.values())]
+        parts += [torch.full((1,), float(self._stop.is_set()), device=device)]  # all ranks stop after the same step
         flat = self.world.sum(torch.cat(parts)).split([p.numel() for p in parts])
         weight = float(flat[0])
+        self._asked |= self.world.size > 1 and bool(flat[-1])
+        gathered = {name: self.world.gather(torch.cat(rows)) for name, rows in sums.gather.items()}
         if weight <= 0:
-            raise UserError(f"step {self.now.step}: no row or token of the batch counts (all masked)", place="data")
+            return weight, {}, gathered
         split = 1 + len(sums.numbers)
         numbers = {name: float(v) / weight for name, v in zip(sums.numbers, flat[1:split])}
         means = zip(sums.average.items(), flat[split:])
         stats = {name: (v / weight).view_as(like).to(like.dtype) for (name, like), v in means}
-        return weight, numbers, stats | {n: self.world.gather(torch.cat(rows)) for n, rows in sums.gather.items()}
+        return weight, numbers, stats | gathered
+
+    def _skip(self, turn: str) -> None:
+        """A batch in which no row counts takes no step; where the first epoch has no other, there is no run."""
+        self._blank += 1
+        if turn not in self._counted and self._blank >= min(self.batches.per_epoch, self.steps):
+            raise UserError(f"no row or token of the first {self._blank} batches counts (all masked)", place="data")
+        if self._blank == 1:
+            warnings.warn(
+                f"step {self.now.step}: no row or token of the batch counts (all masked); skipped", stacklevel=2
+            )
 
     def _check_finite(self, turn: str, numbers: dict[str, float]) -> None:
         for name, value in numbers.items():
@@ -312,6 +337,7 @@ class Engine:
         tensors = self.state()
         if self.world.main:
             numbers = {**self.identity(), "drawn": self.drawn, "history": self.history}
+            numbers["window"] = [self.window.sums, self.window.rows]
             checkpoint.write(self.folder / "checkpoints", self.now.step, tensors, numbers, keep=self.plan.keep)
         self.world.barrier()
 
@@ -322,24 +348,25 @@ class Engine:
         there = checkpoint.steps(self.folder / "checkpoints")
         if there and not resume:
             raise UserError(f"{self.folder} holds another run; resume it or choose another folder", place="folder")
-        found = checkpoint.latest(self.folder / "checkpoints", self.identity(), warnings.warn)
+        shapes = {name: tensor.shape for name, tensor in self.roles.state().items()}
+        found, passed = checkpoint.latest(self.folder / "checkpoints", self.identity(), shapes)
         if there and found is None:
-            raise UserError(f"no checkpoint in {self.folder} belongs to this run", place="folder")
+            raise UserError(f"no checkpoint in it belongs to this run: {passed[0]}", place=str(self.folder))
+        for reason in passed:
+            warnings.warn(f"passed over a checkpoint: {reason}", stacklevel=2)
         if found:
             self.load(found)
 
     def load(self, found: checkpoint.Checkpoint) -> None:
         """Put a checkpoint's tensors and position in place."""
-        mine = self.roles.state()
-        saved = {k: t for k, t in found.tensors.items() if not k.startswith("optim.")}
-        assert saved.keys() == mine.keys(), f"a checkpoint with other tensors: {sorted(saved.keys() ^ mine.keys())[:3]}"
         with torch.no_grad():
-            for name, tensor in mine.items():
-                tensor.copy_(placed_like(saved[name], tensor))
+            for name, tensor in self.roles.state().items():
+                tensor.copy_(placed_like(found.tensors[name], tensor))
         for turn, optimizer in self.optimizers.items():
             optimizer.load_state_dict(_optimizer_state(found.tensors, turn, optimizer, self.roles.parameters(turn)))
         self.now.step, self.drawn = found.numbers["step"], found.numbers["drawn"]
         self.history = found.numbers["history"]
+        self.window.sums, self.window.rows = found.numbers["window"]
 
 
 def _optimizer_state(

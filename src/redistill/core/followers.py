@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def frozen_copy(net: nn.Module) -> nn.Module:
@@ -39,22 +40,58 @@ class Follower(nn.Module):
     @torch.no_grad()
     def _blend(self, net: nn.Module, decay: float, buffer_decay: float = 0.0) -> None:
         mine = dict(self.net.named_parameters())
-        pairs = [(mine[name], p.detach()) for name, p in net.named_parameters() if name in self.copied]
-        torch._foreach_lerp_([m for m, _ in pairs], [p for _, p in pairs], 1.0 - decay)
+        theirs = {name: p.detach() for name, p in net.named_parameters() if name in self.copied}
+        self._average({name: mine[name] for name in theirs}, theirs, decay)
         for (_, b), (_, source) in zip(self.net.named_buffers(), net.named_buffers()):
             b.lerp_(source, 1.0 - buffer_decay) if buffer_decay and b.is_floating_point() else b.copy_(source)
+
+    def _average(self, mine: dict[str, Tensor], theirs: dict[str, Tensor], decay: float) -> None:
+        if mine:
+            torch._foreach_lerp_(list(mine.values()), list(theirs.values()), 1.0 - decay)
+
+
+def _twin(name: str) -> str:
+    """The buffer that holds a parameter in 32 bits; names of buffers have no dots."""
+    return "twin_" + name.replace(".", "/")
 
 
 class Ema(Follower):
     """Exponential moving average: ``w <- decay * w + (1 - decay) * w_student``; buffers are copied.
 
     ``decay=1`` is a frozen network, ``decay=0`` the live one. ``average_buffers``: buffers of fractions (the statistics
-    of batch norm) are averaged as well; counters are always copied.
+    of batch norm) are averaged as well; counters are always copied. Parameters of 16 bits would round each small step
+    to nothing: their average is kept in twins of 32 bits (buffers, saved with the rest) and copied into ``net``.
     """
 
     def __init__(self, net: nn.Module, decay: float = 0.999, *, average_buffers: bool = False) -> None:
         super().__init__(net)
         self.decay, self.average_buffers = decay, average_buffers
+        self.keep_twins()
+
+    def keep_twins(self) -> None:
+        """Give every averaged parameter of 16 bits a twin of 32 that lies as it does, and no other parameter one."""
+        for name, p in self.net.named_parameters():
+            key = _twin(name)
+            twin = self._buffers.pop(key, None)
+            if name in self.copied and p.dtype in (torch.float16, torch.bfloat16):
+                like = p.detach()
+                full = (like if twin is None else twin).float()
+                if isinstance(like, DTensor) and not isinstance(full, DTensor):
+                    full = distribute_tensor(full, like.device_mesh, like.placements)
+                self.register_buffer(key, full)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        self.keep_twins()  # ``to(torch.bfloat16)`` changed the parameters, and the twins with them
+        return self
+
+    def _average(self, mine: dict[str, Tensor], theirs: dict[str, Tensor], decay: float) -> None:
+        twins = {name: self._buffers[_twin(name)] for name in mine if _twin(name) in self._buffers}
+        rest = [name for name in mine if name not in twins]
+        super()._average({n: mine[n] for n in rest}, {n: theirs[n] for n in rest}, decay)
+        for name, twin in twins.items():
+            assert twin is not None
+            mine[name].copy_(twin.lerp_(theirs[name].float(), 1.0 - decay))
 
     def update(self, net: nn.Module, decay: float | None = None) -> None:
         """One step towards ``net``; ``decay`` overrides the constant (for schedules)."""

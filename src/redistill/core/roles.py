@@ -57,6 +57,12 @@ class Roles:
         nets = [(name, self.trained[name]) for name in self.trains[turn]]
         return [p for name, net in nets for key, p in net.named_parameters() if key in self.trainable[name]]
 
+    def statistics(self, turn: str) -> list[Tensor]:
+        """The saved buffers of fractions in the networks that ``turn`` trains: the running statistics of batch norm."""
+        modules = [m for name in self.trains[turn] for m in self.trained[name].modules()]
+        held = ((m, key, b) for m in modules for key, b in m.named_buffers(recurse=False))
+        return [b for m, key, b in held if b.is_floating_point() and key not in m._non_persistent_buffers_set]
+
     def audit(self, turn: str) -> None:
         """Once per turn, after the first backward pass: gradients are where they belong and nowhere else."""
         if turn in self._audited:
@@ -78,6 +84,8 @@ class Roles:
             names = net.copied if isinstance(net, Follower) else self.trainable.get(name)
             if names is None:
                 continue
+            if isinstance(net, Follower):
+                tensors |= {f"net.{name}.{key}": twin for key, twin in net.named_buffers(recurse=False)}
             inner = net.net if isinstance(net, Follower) else net
             persistent = inner.state_dict(keep_vars=True).keys()
             changing: dict[str, Tensor] = {k: p for k, p in inner.named_parameters() if k in names}

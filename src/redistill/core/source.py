@@ -90,7 +90,18 @@ class Batches:
         self.size = min(plan.batch_size, len(self.table))
         whole, rest = divmod(len(self.table), self.size)
         self.per_epoch = whole + (rest > 0 and not plan.drop_last)
+        short = rest if self.per_epoch > whole and not isinstance(self.table, NoData) else 0
+        self._reach(world.size, short)
         self._order: tuple[int, Tensor | None] = (-1, None)
+
+    def _reach(self, ranks: int, short: int) -> None:
+        """Refuse what would leave a rank without a row: it would wait for the others, and they for it."""
+        if self.size < ranks:
+            what = f"{len(self.table)} rows" if self.size == len(self.table) else f"a batch of {self.size} rows"
+            raise UserError(f"{what} cannot be spread over {ranks} processes; start fewer", place="plan.batch_size")
+        if 0 < short < ranks:
+            what = f"the last batch of an epoch has {short} row{'s' if short > 1 else ''} for {ranks} processes"
+            raise UserError(f"{what}; set drop_last, or another batch_size", place="plan.batch_size")
 
     def index(self, number: int) -> Tensor:
         """The rows of global batch ``number``, int64."""
@@ -136,7 +147,11 @@ class _Numbered(torch.utils.data.IterableDataset):
 
 
 def cut(rows: Rows, batch: dict[str, Any], parts: int) -> list[tuple[Rows, dict[str, Any]]]:
-    """A batch in at most ``parts`` micro-batches of nearly equal size."""
+    """A batch in at most ``parts`` micro-batches of nearly equal size.
+
+    Over ranks with unequal shares, ``parts`` must not exceed the least share: all ranks then get ``parts`` of them, as
+    the collective calls of a sharded network demand.
+    """
     size = rows.stop - rows.start
     marks = sorted({size * i // parts for i in range(parts + 1)})
     return [

@@ -67,17 +67,26 @@ class World:
 
     def sum_gradients(self, parameters: list[nn.Parameter]) -> None:
         """Replicated networks: add up the gradients of all ranks, in buckets. Sharded ones were summed in the
-        backward pass."""
+        backward pass. What no rank has a gradient for keeps none: weight decay and momentum leave it alone."""
         if self.size == 1:
             return
-        for p in parameters:  # a rank without a gradient still takes part in the sum
-            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+        reached = self.sum(torch.tensor([float(p.grad is not None) for p in parameters], device=self.device))
+        for p, ranks in zip(parameters, reached.tolist()):
+            if ranks and p.grad is None:  # a rank without a gradient still takes part in the sum
+                p.grad = torch.zeros_like(p)
         plain = [p.grad for p in parameters if p.grad is not None and not isinstance(p.grad, DTensor)]
         for bucket in _buckets(plain):
             flat = torch.cat([g.flatten() for g in bucket])
             dist.all_reduce(flat)
             for g, part in zip(bucket, flat.split([g.numel() for g in bucket])):
                 g.copy_(part.view_as(g))
+
+    def level(self, buffers: list[Tensor]) -> None:
+        """Replace each buffer by its mean over ranks (in place); what is equal everywhere keeps its bits."""
+        if self.size > 1 and buffers:
+            flat = self.sum(torch.cat([b.double().flatten() for b in buffers])) / self.size
+            for b, part in zip(buffers, flat.split([b.numel() for b in buffers])):
+                b.copy_(part.view_as(b))
 
     def rows(self, total: int) -> Rows:
         """This rank's part of a global batch of ``total`` rows."""

@@ -1,0 +1,109 @@
+"""One of two gloo processes that go through all that ranks must agree on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.distributed.tensor import DTensor
+
+from redistill.core import Loss, Plan, UserError, fit
+from redistill.core.world import World, leave, shard
+from redistill.language.rollouts import sample
+from tests.core.test_exactness import PLAN, Alone, Followed, Masked
+from tests.core.toys import WIDTH, data, net
+
+DECAY = Plan(**PLAN, weight_decay=0.1)
+
+
+class Spare(nn.Module):
+    """A network with a parameter that no loss reaches, and running statistics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.spare, self.norm = net(0), nn.Linear(2, 2).double(), nn.BatchNorm1d(WIDTH).double()
+        nn.init.ones_(self.spare.weight), nn.init.ones_(self.spare.bias)
+        self.register_buffer("table", torch.rand(3, generator=torch.Generator().manual_seed(0)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.norm(x)  # its output is not used: normalising over half a batch is not normalising over all of it
+        return self.net(x)
+
+
+def spare() -> Alone:
+    """Every parameter of the norm is without a gradient as well."""
+    return Alone(Spare())
+
+
+class Stopped(Alone):
+    """Rank 1 alone is told to stop, in step 3."""
+
+    def loss(self, turn: str, batch: dict, now) -> Loss:
+        if now.step == 3 and os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().loss(turn, batch, now)
+
+
+class Chain(nn.Module):
+    """A language model of one table: 1 -> end; 2 -> 3 -> 4 -> end."""
+
+    eos, pad = (0,), 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding.from_pretrained(torch.eye(5)[[0, 0, 3, 4, 0]], freeze=False)
+
+    def new_cache(self) -> None:
+        return None
+
+    def forward(self, new: torch.Tensor, mask: torch.Tensor, **_: object) -> torch.Tensor:
+        return self.table(new[:, -1])
+
+
+def refusal(rows: int) -> str:
+    try:
+        fit(Alone(net(0)), {"image": data()["image"][:rows]}, Plan(**PLAN))
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def stopped(folder: Path) -> int:
+    try:
+        fit(Stopped(net(0)), data(), Plan(**PLAN), folder=folder)
+    except SystemExit as stop:
+        return int(str(stop).split()[3].rstrip(";"))
+    return -1
+
+
+def main(folder: Path) -> None:
+    world = World("cpu")
+    out: dict[str, torch.Tensor] = {}
+    said = [refusal(21), refusal(1)]
+    assert "last batch of an epoch has 1 row for 2 processes; set drop_last" in said[0], said
+    assert "1 rows cannot be spread over 2 processes" in said[1], said
+
+    lm = Chain()
+    shard(lm, world)
+    prompt = torch.tensor([[1 + world.rank]])
+    out["rollout"] = sample(lm, prompt, torch.ones_like(prompt), torch.full((1, 6), 0.5), temperature=0.0).ids
+
+    out["stopped"] = torch.tensor([stopped(folder / "run"), len(list((folder / "run" / "checkpoints").iterdir()))])
+    out |= {f"spare.{k}": v for k, v in fit(spare(), data(), DECAY).method.state_dict().items()}
+    out |= {f"masked.{k}": v for k, v in fit(Masked(net(0), rows=2), data(), DECAY).method.state_dict().items()}
+
+    low = {"image": data()["image"].bfloat16()}
+    sharded = fit(Followed(net(0).bfloat16()), low, Plan(**PLAN, parallel="shard"), folder=folder / "low").method
+    twin = sharded.average.get_buffer("twin_0/weight")
+    assert isinstance(twin, DTensor) and twin.dtype == torch.float32
+    out["twin"] = twin.full_tensor()
+    torch.save({k: v.clone() for k, v in out.items()}, folder / f"rank{world.rank}.pt")
+    leave()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
