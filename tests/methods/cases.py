@@ -153,12 +153,11 @@ def dcs() -> tuple[Method, Any]:
 def rfs() -> tuple[Method, Any]:
     from redistill.methods.supervised.rfs import Rfs
     from redistill.models.nets import convnet
-    from redistill.vision.augmentations import CropFlipJitter
 
     torch.manual_seed(0)
     data = {"image": _random(22, 3, 6, 6), "label": torch.arange(22) % 3}
     nets = [convnet(3, 3, (4, 6)) for _ in range(2)]
-    return Rfs(*nets, augment=CropFlipJitter(1, jitter=0.3)).double(), data
+    return Rfs(*nets).double(), data
 
 
 def mekd() -> tuple[Method, Any]:

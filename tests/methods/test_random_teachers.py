@@ -35,7 +35,7 @@ def trained(data=DATA, student=None, teacher=None, **options):
 
 
 def test_the_teacher_never_changes_batch_statistics_included():
-    teacher = net(1)
+    teacher = with_statistics(net(1), DATA["image"])
     before = copy.deepcopy(teacher)
     method = trained(teacher=teacher)
     assert same_weights(method.teacher.net, before) and same_weights(teacher, before)
@@ -124,6 +124,13 @@ def test_the_teacher_meets_the_rows_before_training_and_keeps_their_statistics()
     assert not any(p.requires_grad for p in method.teacher.parameters())
     before = copy.deepcopy(method.teacher)
     assert same_weights(fit(method, DATA, plan()).method.teacher, before)
+
+
+def test_fit_lets_the_teacher_meet_its_rows():
+    known = with_statistics(net(1), DATA["image"])
+    torch.testing.assert_close(
+        list(fit(RandomTeachers(net(2), net(1)), DATA, plan()).method.teacher.net.buffers()), list(known.buffers())
+    )
 
 
 def test_a_student_that_starts_as_it_came_keeps_its_own_statistics():

@@ -56,8 +56,6 @@ def _train(wanted: Any, cls: Any, roles: list[str], resume: bool) -> str:
         rows = doors.load_answers(wanted.data.teacher_logits, rows, models.pop("teacher", None))
     method = build(cls, options, *[models.get(role) for role in roles], place="options")
     doors.check_export(sources["student"], options.get("steps", 1))
-    if hasattr(method, "meet"):
-        method.meet(rows)  # what it takes from all rows at once; a checkpoint that is resumed has it
     done = fit(method, rows, plan, folder=wanted.out, resume=resume, augment=augment, show=True)
     if not done.main:  # another process writes
         return ""

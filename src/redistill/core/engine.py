@@ -112,6 +112,7 @@ class Engine:
         self.optimizers = {turn: plan.optim(turn).build(self.roles.parameters(turn)) for turn in method.trains}
         self.batches = Batches(data, plan, self.world)
         method.check({**self.batches.table.__getitems__([0]), "index": torch.zeros(1, dtype=torch.int64)})
+        method.meet(self.batches.table)
         self.now = Progress(seed=plan.seed, device=self.world.device)
         self.drawn = 0  # global batches
         self.now.steps = self.steps = plan.steps or self._steps(plan.epochs or 1)

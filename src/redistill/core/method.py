@@ -40,6 +40,13 @@ class Method(Configured, nn.Module):
         """The turns of one step, in order; each gets a fresh batch unless it is :class:`Again`."""
         return tuple(self.trains)
 
+    def meet(self, rows: Any) -> None:
+        """Called once before the first step with all that the run trains on, for what no batch shows.
+
+        ``rows``: what :func:`fit` takes, or a table of it. A run that is resumed
+        then reads its checkpoint.
+        """
+
     def prepare(self, batch: Batch, now: Progress) -> Batch:
         """Called once on every fresh micro-batch, without gradient: rollouts, teacher signals."""
         return batch

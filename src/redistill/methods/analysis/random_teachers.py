@@ -137,7 +137,7 @@ class RandomTeachers(Method):
     def meet(self, rows: Any) -> None:
         """Give the teacher the batch statistics of ``rows`` (what :func:`fit` takes; of more than 4,096 a random part),
         and a student that was started from it the same. No weight changes, and a teacher that follows nobody keeps the
-        statistics. ``redistill run`` does it before it trains.
+        statistics. :func:`fit` does it before it trains.
 
         Statistics that the teacher came with are kept. Raises :class:`UserError` for rows without images, and for fewer
         than two.
