@@ -221,7 +221,7 @@ STUDY = Study(
         "redistill.language.retention", "redistill.language.tokens", "redistill.language.answers",
         "redistill.losses.divergences", "redistill.losses.precision", "redistill.losses.fused",
         "redistill.models.transformers", "redistill.beds.lm", "redistill.beds.smollm",
-        "redistill.studies.sdft_knowledge",
+        "redistill.studies.sdft_knowledge", "redistill.files",
     ),
     notes=(
         "Rates differ. Fine-tuning on the demonstrations learns nothing of their foreign layout at the rate of the "
