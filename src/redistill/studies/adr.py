@@ -162,7 +162,7 @@ STUDY = Study(
     draw=draw,
     sources=("redistill.supervised.attacks",),
     notes=(
-        "Not shown on seeds 1 to 3: a constant mixture with the average is about a point more robust than ADR, most "
+        "Not shown on seeds 1 to 3: a constant mixture with the average is half a point more robust than ADR, most "
         "likely because ADR goes back to the label wherever the average disagrees with it, and here a fifth of the "
         "labels is wrong. TRADES gains nothing: it does not over-fit here (its last epoch is its best), so there is "
         "nothing to mend, and softer labels cost it calibration.",

@@ -192,6 +192,6 @@ STUDY = Study(
         "On the same 300 digits the teacher alone is as good as labels, not better: at temperature 1 it is nearly "
         "as sure as they are, and labels with a teacher at temperature 4 stay ahead. What pays is that no label is "
         "needed: the pool. Jensen-Shannon, KL and Jeffreys lie close to each other.",
-        "A probe on other digits likes random pool images, strangers included, best.",
+        "To a probe on other digits all networks that saw the pool are alike within a point or two, mined or random.",
     ),
 )  # fmt: skip
