@@ -36,7 +36,7 @@ def sample(
 
     ``temperature=0`` is greedy. T shrinks to the longest completion (of all ranks, where ``lm`` is sharded over them).
     """
-    ids, logp, mask = [], [], prompt_mask
+    ids, logp, mask, uniform = [], [], prompt_mask, uniform.to(prompt.device)
     new, cache = prompt, lm.new_cache()
     ended = torch.zeros(len(prompt), dtype=torch.bool, device=prompt.device)
     ends = torch.tensor(lm.eos, device=prompt.device)
