@@ -84,6 +84,57 @@ def test_a_gradient_that_is_not_finite_is_named_before_the_step(clip, tmp_path):
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-000000002", "step-000000004"]
 
 
+def test_after_a_divergence_the_networks_can_be_trained_again():
+    method = Steep(net(0))
+    with pytest.raises(Diverged):
+        fit(method, data(), Plan(**PLAN))
+    assert all(p.grad is None and p.requires_grad for p in method.parameters()) and not method.student.training
+    assert fit(Alone(method.student), data(), Plan(**PLAN)).history
+
+
+def test_a_blank_batch_ends_no_resumed_run_that_it_would_not_end_at_once(tmp_path):
+    class Late(Masked):
+        def loss(self, turn, batch, now):
+            self.rows = 0 if now.step == 4 else ROWS
+            return super().loss(turn, batch, now)
+
+    plan = Plan(**{**PLAN, "batch_size": ROWS})  # an epoch is one batch
+    with pytest.warns(UserWarning, match="no row or token"):
+        whole = fit(Late(net(0)), data(), plan).method
+    fit(Late(net(0)), data(), plan, folder=tmp_path, until=4)
+    with pytest.warns(UserWarning, match="no row or token"):
+        again = fit(Late(net(0)), data(), plan, folder=tmp_path, resume=True).method
+    assert same_weights(whole, again)
+
+
+def test_turns_know_their_epoch_after_a_pause(tmp_path):
+    seen = []
+
+    class Curious(Alone):
+        def turns(self, now):
+            seen.append((now.step, now.epoch, now.ends_epoch))
+            return ("student",)
+
+    fit(Curious(net(0)), data(), Plan(**PLAN))
+    whole = list(seen)
+    seen.clear()
+    fit(Curious(net(0)), data(), Plan(**PLAN), folder=tmp_path, until=4)
+    seen.clear()
+    fit(Curious(net(0)), data(), Plan(**PLAN), folder=tmp_path, resume=True)
+    assert [place for place in seen if place[0]] == [place for place in whole if place[0] >= 4]
+
+
+def test_damaged_checkpoints_do_not_push_out_whole_ones(tmp_path):
+    plan = Plan(**PLAN, save_every=2, keep=1)
+    fit(Alone(net(0)), data(), plan, folder=tmp_path, until=4)
+    later = tmp_path / "checkpoints" / "step-000000100"
+    later.mkdir()
+    (later / "state.json").write_text("{")
+    with pytest.warns(UserWarning, match="passed over a checkpoint"):
+        fit(Alone(net(0)), data(), plan, folder=tmp_path, resume=True)
+    assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"step-000000008", "step-000000100"}
+
+
 class Followed(Alone):
     """A student and its slow average."""
 
@@ -114,6 +165,18 @@ def test_an_average_of_16_bits_keeps_moving(dtype, cast_later):
     average, _ = moved(dtype, cast_later)
     assert average.net.weight.dtype == dtype
     torch.testing.assert_close(average.net.weight.float(), torch.full((2, 2), 1 - 0.999**500), rtol=5e-3, atol=0)
+
+
+def test_averaged_statistics_of_16_bits_keep_moving():
+    student = nn.BatchNorm1d(2).bfloat16()
+    average = Ema(student, 0.999, average_buffers=True)
+    student.running_var.fill_(0.5)
+    student.num_batches_tracked.fill_(7)
+    for _ in range(500):
+        average.update(student)
+    wanted = torch.full((2,), 0.5 + 0.5 * 0.999**500)
+    torch.testing.assert_close(average.net.running_var.float(), wanted, rtol=5e-3, atol=0)
+    assert average.net.num_batches_tracked == 7
 
 
 def test_an_average_of_32_bits_has_no_twins_and_one_that_became_it_loses_them():

@@ -13,8 +13,9 @@ from tests.methods.test_catalogue import plan
 
 def main(slug: str, parallel: str, folder: Path) -> None:
     method, data = {**CASES, **VARIANTS}[slug]()
-    method = fit(method, data, plan(parallel=parallel)).method
-    save_and_leave(method, folder)
+    fitted = fit(method, data, plan(parallel=parallel))
+    assert not fitted.student.training
+    save_and_leave(fitted.method, folder)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,10 @@ import hashlib
 import json
 import os
 import shutil
+import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +46,7 @@ def write(folder: Path, step: int, tensors: dict[str, Tensor], numbers: dict[str
     shutil.rmtree(target, ignore_errors=True)
     os.replace(beside, target)
     _flush(folder)
-    for old in steps(folder)[:-keep]:
+    for old in [path for path in steps(folder) if path <= target][:-keep]:  # later ones were passed over
         shutil.rmtree(old)
     return target
 
@@ -113,3 +116,17 @@ def _flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def graceful() -> Iterator[threading.Event]:
+    """SIGTERM asks for a checkpoint and an exit after the step that is under way."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
-import signal
 import threading
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -24,11 +24,11 @@ from redistill.core.loss import Loss
 from redistill.core.method import Again, Batch, Method
 from redistill.core.observers import Display, JsonLines, Tracker, Window
 from redistill.core.plan import Plan
-from redistill.core.progress import Progress, Rows
+from redistill.core.progress import Progress, Rows, seed_of
 from redistill.core.roles import Roles
 from redistill.core.slot import describe
 from redistill.core.source import Batches, cut
-from redistill.core.world import World, placed_like, shard, whole
+from redistill.core.world import World, is_sharded, placed_like, shard, whole
 
 Micro = tuple[Rows, Batch]
 
@@ -89,7 +89,7 @@ def fit(
     """
     engine = Engine(method, data, plan, Path(folder) if folder else None, augment)
     engine.open(resume)
-    with engine.watching(observers, show), _graceful() as stop:
+    with engine.watching(observers, show), checkpoint.graceful() as stop:
         engine.run(engine.steps if until is None else min(until, engine.steps), stop)
     return Fitted(engine.student(), method, engine.history, engine.seconds, engine.world.main)
 
@@ -107,12 +107,11 @@ class Engine:
         unknown = set(plan.turns) - set(method.trains)
         if unknown:
             raise UserError(f"unknown turns {sorted(unknown)}; valid: {sorted(method.trains)}", place="plan.turns")
+        self.batches = Batches(data, plan, self.world)
+        method.check({**self.batches.table.__getitems__([0]), "index": torch.zeros(1, dtype=torch.int64)})
         self.roles = Roles(method)
         self._place()
         self.optimizers = {turn: plan.optim(turn).build(self.roles.parameters(turn)) for turn in method.trains}
-        self.batches = Batches(data, plan, self.world)
-        method.check({**self.batches.table.__getitems__([0]), "index": torch.zeros(1, dtype=torch.int64)})
-        method.meet(self.batches.table)
         self.now = Progress(seed=plan.seed, device=self.world.device)
         self.drawn = 0  # global batches
         self.now.steps = self.steps = plan.steps or self._steps(plan.epochs or 1)
@@ -123,11 +122,13 @@ class Engine:
         self.seconds = 0.0
         self._micros: list[Micro] = []
         self._stop, self._asked = threading.Event(), False  # this rank is asked to stop; some rank was
-        self._blank, self._counted = 0, set[str]()  # batches in which no row counted, turns in which some did
+        self._blank, self._counted = Counter[str](), set[str]()  # by turn: batches without a row that counts; any with
 
     def _place(self) -> None:
         self.method.to(self.world.device)
-        self.world.agree(self.method)
+        torch.manual_seed(seed_of(self.plan.seed, "meet"))
+        self.method.meet(self.batches.table)
+        self.world.agree(self.method)  # on what was drawn as well
         for name, net in self.method.networks().items():
             if name not in self.roles.trained:
                 net.eval()  # the first ``prepare`` comes before any turn
@@ -144,10 +145,11 @@ class Engine:
     def student(self) -> nn.Module:
         """What the method exports; where it is sharded, a copy with the whole weights (all ranks must call)."""
         student = self.method.export()
-        if self.plan.parallel != "shard":
+        state = student.state_dict()
+        if not is_sharded(list(state.values())):  # or made anew from whole weights
             return student
-        self._unsharded.load_state_dict({name: whole(t) for name, t in student.state_dict().items()})
-        return self._unsharded
+        self._unsharded.load_state_dict({name: whole(t) for name, t in state.items()})
+        return self._unsharded.eval()
 
     def _fresh(self) -> int:
         return max(1, sum(not isinstance(turn, Again) for turn in self.method.turns(self.now)))
@@ -162,7 +164,11 @@ class Engine:
         begin = self.window.since = self.window.begin = time.perf_counter()
         stream, self._stop = self.batches.since(self.drawn), stop
         while self.now.step < until:
-            self.step(stream)
+            try:
+                self.step(stream)
+            except Diverged:  # on all ranks alike
+                self._give_back()
+                raise
             if self._due(self.plan.log_every) or self.now.step + 1 == self.steps:
                 self._log()
             self.now.step += 1
@@ -172,8 +178,13 @@ class Engine:
                 self.save()
             if asked:
                 raise SystemExit(f"stopped at step {self.now.step}; continue with --resume")
-        self.roles.leave()
+        self._give_back()
         self.seconds = time.perf_counter() - begin
+
+    def _give_back(self) -> None:
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+        self.roles.leave()
 
     def _due(self, every: int) -> bool:
         return (self.now.step + 1) % every == 0
@@ -182,9 +193,9 @@ class Engine:
         """All turns of one step."""
         for position, turn in enumerate(self.method.turns(self.now)):
             self.now.turn = str(turn)
+            self.roles.enter(turn)  # before ``prepare``, which may ask the student
             if not (isinstance(turn, Again) and self._micros):
                 self._micros = self._fetch(stream, position)
-            self.roles.enter(turn)
             stats = self._update(str(turn), self._accumulate(str(turn), position))
             with torch.no_grad():
                 self.world.level(self.roles.statistics(turn) if self.world.size > 1 else [])
@@ -241,9 +252,9 @@ class Engine:
             return None if sums.average else stats
         self._counted.add(turn)
         self._check_finite(turn, numbers)
-        self.roles.audit(turn)
         parameters = self.roles.parameters(turn)
         self.world.sum_gradients(parameters)
+        self.roles.audit(turn)  # of all ranks together: a network may be used by some rows only
         gradients = [p.grad for p in parameters if p.grad is not None]
         if len(self._micros) > 1 or self.world.size > 1:
             # fully_shard averages over ranks in the backward pass, replicas were summed
@@ -281,13 +292,11 @@ class Engine:
 
     def _skip(self, turn: str) -> None:
         """A batch in which no row counts takes no step; where the first epoch has no other, there is no run."""
-        self._blank += 1
-        if turn not in self._counted and self._blank >= min(self.batches.per_epoch, self.steps):
-            raise UserError(f"no row or token of the first {self._blank} batches counts (all masked)", place="data")
-        if self._blank == 1:
-            warnings.warn(
-                f"step {self.now.step}: no row or token of the batch counts (all masked); skipped", stacklevel=2
-            )
+        self._blank[turn] += 1
+        if turn not in self._counted and self._blank[turn] >= min(self.batches.per_epoch, self.steps):
+            raise UserError(f"no row or token of the first {self._blank[turn]} batches counts (masked)", place="data")
+        if self._blank[turn] == 1:
+            warnings.warn(f"step {self.now.step}: no row or token of the batch counts (masked); skipped", stacklevel=2)
 
     def _check_finite(self, turn: str, numbers: dict[str, float]) -> None:
         for name, value in numbers.items():
@@ -366,6 +375,9 @@ class Engine:
         for turn, optimizer in self.optimizers.items():
             optimizer.load_state_dict(_optimizer_state(found.tensors, turn, optimizer, self.roles.parameters(turn)))
         self.now.step, self.drawn = found.numbers["step"], found.numbers["drawn"]
+        self.now.epoch = max(self.drawn - 1, 0) // self.batches.per_epoch
+        self.now.ends_epoch = self.drawn > 0 and self.drawn % self.batches.per_epoch == 0
+        self._counted.update(self.method.trains if self.now.step else ())
         self.history = found.numbers["history"]
         self.window.sums, self.window.rows = found.numbers["window"]
 
@@ -380,17 +392,3 @@ def _optimizer_state(
             like = parameters[int(i)]
             state.setdefault(int(i), {})[key] = placed_like(tensor, like) if tensor.shape == like.shape else tensor
     return {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
-
-
-@contextmanager
-def _graceful() -> Iterator[threading.Event]:
-    """SIGTERM asks for a checkpoint and an exit after the step that is under way."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -18,8 +18,8 @@ class UserError(ValueError):
 
 
 class Diverged(RuntimeError):
-    """A loss or a gradient became NaN or infinite; names the step, the turn and the term. Nothing was updated with
-    it."""
+    """A loss or a gradient became NaN or infinite; names the step, the turn and the term. No parameter was updated
+    with it (a batch norm may have counted the batch)."""
 
 
 def nearest(word: str, valid: Iterable[object]) -> str:

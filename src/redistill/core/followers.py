@@ -42,8 +42,11 @@ class Follower(nn.Module):
         mine = dict(self.net.named_parameters())
         theirs = {name: p.detach() for name, p in net.named_parameters() if name in self.copied}
         self._average({name: mine[name] for name in theirs}, theirs, decay)
-        for (_, b), (_, source) in zip(self.net.named_buffers(), net.named_buffers()):
-            b.lerp_(source, 1.0 - buffer_decay) if buffer_decay and b.is_floating_point() else b.copy_(source)
+        held, given = dict(self.net.named_buffers()), dict(net.named_buffers())
+        averaged = [name for name, b in held.items() if buffer_decay and b.is_floating_point()]
+        self._average({name: held[name] for name in averaged}, {name: given[name] for name in averaged}, buffer_decay)
+        for name in held.keys() - set(averaged):
+            held[name].copy_(given[name])
 
     def _average(self, mine: dict[str, Tensor], theirs: dict[str, Tensor], decay: float) -> None:
         if mine:
@@ -51,7 +54,7 @@ class Follower(nn.Module):
 
 
 def _twin(name: str) -> str:
-    """The buffer that holds a parameter in 32 bits; names of buffers have no dots."""
+    """The buffer that holds an average in 32 bits; names of buffers have no dots."""
     return "twin_" + name.replace(".", "/")
 
 
@@ -59,8 +62,8 @@ class Ema(Follower):
     """Exponential moving average: ``w <- decay * w + (1 - decay) * w_student``; buffers are copied.
 
     ``decay=1`` is a frozen network, ``decay=0`` the live one. ``average_buffers``: buffers of fractions (the statistics
-    of batch norm) are averaged as well; counters are always copied. Parameters of 16 bits would round each small step
-    to nothing: their average is kept in twins of 32 bits (buffers, saved with the rest) and copied into ``net``.
+    of batch norm) are averaged as well; counters are always copied. 16 bits would round each small step to nothing: the
+    average of such parameters is kept in twins of 32 bits (buffers, saved with the rest) and copied into ``net``.
     """
 
     def __init__(self, net: nn.Module, decay: float = 0.999, *, average_buffers: bool = False) -> None:
@@ -69,12 +72,12 @@ class Ema(Follower):
         self.keep_twins()
 
     def keep_twins(self) -> None:
-        """Give every averaged parameter of 16 bits a twin of 32 that lies as it does, and no other parameter one."""
-        for name, p in self.net.named_parameters():
+        """Give whatever is averaged and has 16 bits a twin of 32 that lies as it does, and nothing else one."""
+        averaged = {name: p.detach() for name, p in self.net.named_parameters() if name in self.copied}
+        for name, like in {**averaged, **(dict(self.net.named_buffers()) if self.average_buffers else {})}.items():
             key = _twin(name)
             twin = self._buffers.pop(key, None)
-            if name in self.copied and p.dtype in (torch.float16, torch.bfloat16):
-                like = p.detach()
+            if like.dtype in (torch.float16, torch.bfloat16):
                 full = (like if twin is None else twin).float()
                 if isinstance(like, DTensor) and not isinstance(full, DTensor):
                     full = distribute_tensor(full, like.device_mesh, like.placements)

@@ -63,6 +63,8 @@ class Progress:
         torch.default_generator.manual_seed(seed)
         if torch.cuda.is_initialized():
             torch.cuda.manual_seed_all(seed)
+        elif self.device.type not in ("cpu", "cuda"):
+            torch.get_device_module(self.device).manual_seed(seed)
 
     def randn(self, rows: int, *shape: int) -> Tensor:
         """Standard normal numbers [rows, *shape]."""

@@ -101,9 +101,9 @@ def _copy_buffers(net: nn.Module, source: nn.Module) -> None:
 
 
 def _unfilled(net: nn.Module) -> bool:
-    """Whether some batch norm of ``net`` has the mean 0 and the variance 1 that it was made with."""
+    """Whether every batch norm of ``net`` has the mean 0 and the variance 1 that it was made with."""
     norms = [m for m in net.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
-    return any(not m.running_mean.any() and bool((m.running_var == 1).all()) for m in norms)
+    return bool(norms) and all(not m.running_mean.any() and bool((m.running_var == 1).all()) for m in norms)
 
 
 class RandomTeachers(Method):
