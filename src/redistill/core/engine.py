@@ -147,7 +147,7 @@ class Engine:
         student = self.method.export()
         state = student.state_dict()
         if not is_sharded(list(state.values())):  # or made anew from whole weights
-            return student
+            return student.eval()
         self._unsharded.load_state_dict({name: whole(t) for name, t in state.items()})
         return self._unsharded.eval()
 
