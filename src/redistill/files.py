@@ -103,6 +103,8 @@ def arrays(path: str | Path, place: str) -> dict[str, np.ndarray]:
             return {name: found[name] for name in found.files}
     except UserError:
         raise
+    except PermissionError as error:
+        raise UserError(f"cannot read {path} ({error.strerror})", place=place) from error
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         odd = "pickled objects are not read" if "allow_pickle" in str(error) else first_line(error)
         raise UserError(f"{path} is no whole npz file ({odd}); write it again with numpy.savez", place=place) from error

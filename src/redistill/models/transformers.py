@@ -331,7 +331,7 @@ def _load(source: str | Path, kind: str, dtype: str, **config: Any) -> tuple[Any
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
-    broken = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, StrictDataclassError,
+    broken = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, StrictDataclassError,
               SafetensorError)  # fmt: skip
     if dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES, place="dtype")
