@@ -230,7 +230,7 @@ CASES: list[tuple[Break, list[str], str]] = [
     (write("r.json", '[{"N": 1%s}]' % ("0" * 5000)), [*SCALE[:-1], "r.json"], "not JSON that can be read"),
     # weights and networks
     (cut("weights.safetensors"), WEIGHTS, "no whole safetensors file"),
-    (strange("weights.safetensors"), WEIGHTS, 'Missing key(s) in state_dict: "1.weight"'),
+    (strange("weights.safetensors"), WEIGHTS, "does not fit the network (it lacks '1.bias')"),
     (nothing, [*P, "models.student.weights=absent"], "models.student.weights: no such file"),
     (nothing, [*P, "models.student.path=./x.py:f"], "write module:function"),
     (write("bad_syntax.py", "def f(:\n"), [*P, "models.student.path=bad_syntax:f"], "cannot import 'bad_syntax:f'"),

@@ -603,6 +603,48 @@ def test_a_random_teacher_meets_the_rows_of_the_recipe(folder):
     assert not (folder / "other").exists()
 
 
+def test_text_that_no_network_reads_is_left_out_and_tied_weights_come_back(folder):
+    from redistill.cli.doors import _weights, numbers
+    from redistill.cli.recipe import ModelSpec
+
+    rows = numbers({"image": np.ones((2, 3)), "name": np.array(["a", "b"]), "score": np.array([1.0, np.nan])})
+    assert rows["image"].dtype == np.float32 and set(rows) == {"image", "score"}
+
+    def tied():
+        net = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3))
+        net[1].weight = net[0].weight
+        return net
+
+    net, again = tied(), tied()
+    safetensors.torch.save_model(net, "tied.safetensors")
+    _weights(again, ModelSpec(kind="torch", path="m:f", weights="tied.safetensors"), "models.teacher")
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), again.parameters()))
+
+
+def test_a_start_with_resume_takes_a_folder_that_only_a_job_or_a_tracker_wrote_to(folder):
+    file = str(recipe(folder))
+    (folder / "out" / "out").mkdir(parents=True)
+    (folder / "out" / "job-7.out").write_text("")
+    assert command(["run", file, "--resume"]) == 0
+    assert (folder / "out" / "student").is_dir()
+
+
+def test_what_takes_no_images_or_is_no_network_is_not_asked(folder):
+    from redistill.cli.doors import check_inputs
+
+    class Server(torch.nn.Module):
+        def forward(self, image):
+            raise AssertionError("asked")
+
+    class Supernet(torch.nn.Linear):
+        edges = 3
+
+    rows = {"image": torch.ones(2, 5)}
+    check_inputs({"student": Supernet(3, 3), "teacher": Server()}, rows)
+    with pytest.raises(UserError, match=r"models.student: does not take the data's images \[5\] .*; make its input"):
+        check_inputs({"student": torch.nn.Linear(3, 3)}, rows)
+
+
 RECIPES = sorted(p.stem for p in (Path(redistill.__file__).parent / "recipes").glob("*.yaml"))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import inspect
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
@@ -57,7 +58,7 @@ def _timm(spec: ModelSpec, place: str) -> tuple[Any, Any]:
         raise need("timm", "timm") from error
     try:
         net = timm.create_model(spec.path, **spec.options)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, OSError) as error:  # OSError: weights that are not here
         raise UserError(f"timm cannot make {spec.path!r} ({files.first_line(error)})", place=place) from error
     return _weights(net, spec, place), None
 
@@ -77,12 +78,20 @@ def _torch(spec: ModelSpec, place: str) -> tuple[Any, Any]:
     make = factory(spec.path, f"{place}.path")
     try:
         net = make(**spec.options)
+    except UserError as mistake:
+        raise UserError(str(mistake), place=f"{place}.options") from mistake
     except (TypeError, ValueError, RuntimeError) as error:  # a size below 0, a layer that does not exist
-        said = f"{spec.path} does not take these options ({files.first_line(error)})"
+        said = f"{spec.path} does not take these options ({files.first_line(error)}{_from(error)})"
         raise UserError(said, place=f"{place}.options") from error
     if net is None:
         raise UserError(f"{spec.path} gives nothing; it must return the network", place=f"{place}.path")
     return _weights(net, spec, place), None
+
+
+def _from(error: BaseException) -> str:
+    """Where an error rose below the call that was tried: file and line, to mend a network of one's own by."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"; {Path(frames[-1].filename).name}:{frames[-1].lineno}" if len(frames) > 1 else ""
 
 
 _LOADERS = {"causal_lm": _causal_lm, "classifier": _classifier, "diffusers": _diffusers, "timm": _timm, "torch": _torch}
@@ -115,19 +124,20 @@ def _weights(net: Any, spec: ModelSpec, place: str) -> Any:
     if spec.weights is None:
         return net
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load_model
 
     there = f"{place}.weights"
-    try:
-        stored = load_file(files.existing(spec.weights, there))
+    try:  # knows that tied weights are stored once
+        missing, unexpected = load_model(net, files.existing(spec.weights, there), strict=False)
     except (OSError, SafetensorError) as error:
         said = f"{spec.weights} is no whole safetensors file ({files.first_line(error)}); save it again"
         raise UserError(said, place=there) from error
-    try:
-        net.load_state_dict(stored)
     except RuntimeError as error:  # its second line names the first keys or shapes that differ
         said = " ".join(str(error).split("\n\t")[1:2])[:200] or files.first_line(error)
         raise UserError(f"{spec.weights} does not fit the network ({said.strip()})", place=there) from error
+    for what, names in (("lacks", missing), ("has the unknown", unexpected)):
+        if names:
+            raise UserError(f"{spec.weights} does not fit the network (it {what} {sorted(names)[0]!r})", place=there)
     return net
 
 
@@ -154,14 +164,16 @@ def check_types(target: Any, extra: str, models: dict[str, Any]) -> None:
 
 
 def check_inputs(models: dict[str, Any], rows: Any) -> None:
-    """Refuse, before anything is trained, classifiers that do not take the images of ``rows``: the first is shown to
-    them."""
+    """Refuse, before anything is trained, classifiers that do not take the images of ``rows``: the first two are shown
+    to them. Not asked: a server (no parameters), and networks that take more than images."""
     from redistill.core.source import table
 
-    first = {} if rows is None or not len(table(rows)) else table(rows).__getitems__([0])
+    count = 0 if rows is None else min(2, len(table(rows)))
+    first = table(rows).__getitems__(list(range(count))) if count else {}
     for role in ("student", "teacher"):
-        if "image" in first and models.get(role) is not None:
-            _check_input(models[role], first["image"], f"models.{role}")
+        net = models.get(role)
+        if "image" in first and net is not None and any(True for _ in net.parameters()) and not hasattr(net, "edges"):
+            _check_input(net, first["image"], f"models.{role}")
 
 
 def _check_input(net: Any, image: Any, place: str) -> None:
@@ -171,9 +183,13 @@ def _check_input(net: Any, image: Any, place: str) -> None:
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             net.eval()(image)
-    except (RuntimeError, IndexError, TypeError, ValueError) as error:  # what layers say to another shape or type
-        told = f"does not take the data's images {list(image.shape[1:])} ({files.first_line(error)})"
-        raise UserError(f"{told}; make its input and the data agree", place=place) from error
+    except UserError:
+        raise
+    except (RuntimeError, IndexError, TypeError, ValueError, AssertionError) as error:  # of layers, to another shape
+        told = f"does not take the data's images {list(image.shape[1:])} ({files.first_line(error)}{_from(error)})"
+        agree = "make its input and the data agree"
+        remedy = agree if image.is_floating_point() else "store them as float32 on its scale, as image / 255"
+        raise UserError(f"{told}; {remedy}", place=place) from error
     finally:
         for module, training in before.items():
             module.training = training
@@ -209,10 +225,13 @@ def load_rows(spec: DataSpec, models: dict[str, Any]) -> Any:
 
 
 def numbers(rows: dict[str, Any]) -> dict[str, Any]:
-    """Columns as networks take them: finite float32, and whole numbers. Labels of a CSV
-    file become whole numbers. Raises :class:`UserError` for text, for what is not finite, and for pixels that nobody
-    scaled."""
-    return {name: _numbers(name, column) for name, column in rows.items()}
+    """Columns as networks take them: float32 and whole numbers. Labels of a CSV file become whole numbers, columns of
+    text that no network reads are left out. Raises :class:`UserError` for text and for what is not finite in the
+    columns that networks do read."""
+    return {name: _numbers(name, column) for name, column in rows.items() if name in _READ or column.dtype.kind != "U"}
+
+
+_READ = ("image", "label", "condition")
 
 
 def _numbers(name: str, column: Any) -> Any:
@@ -221,12 +240,9 @@ def _numbers(name: str, column: Any) -> Any:
     if column.dtype.kind == "U":
         said = f"column {name!r} is text, as {str(column.flat[0])[:40]!r}" if column.size else f"{name!r} is text"
         raise UserError(f"{said}; a network takes numbers: leave it out, or number its classes from 0", place="data")
-    if name == "image" and column.dtype.kind in "biu":
-        said = f"column 'image' is {column.dtype}; store float32 on the scale that the network takes, as image / 255"
-        raise UserError(said, place="data")
     if column.dtype.kind != "f":
         return column
-    broken = np.flatnonzero(~np.isfinite(column).all(axis=tuple(range(1, column.ndim))))
+    broken = np.flatnonzero(name in _READ and ~np.isfinite(column).all(axis=tuple(range(1, column.ndim))))
     if len(broken):
         said = f"row {broken[0]} of column {name!r} is not finite, or empty; leave the row out or fill it"
         raise UserError(said, place="data")

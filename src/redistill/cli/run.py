@@ -137,13 +137,14 @@ def _plan(given: dict[str, Any]) -> Any:
 
 def _check_out(out: Path, resume: bool, marks: list[str]) -> None:
     """Refuse a folder to write that holds another run; with ``resume``, one that holds something else (no file
-    called one of ``marks``). An empty one begins anew then too: a job that is started again and again always
-    resumes."""
+    called one of ``marks``). An empty one begins anew then too, as one with the job's own output or a
+    tracker's folder (called like ``out``): a job that is started again and again always resumes."""
     files.check_out(out, "out")
     there = {file.name for file in out.iterdir()} if out.exists() else set()
     if there and not resume:
         raise UserError(f"{out} holds another run; give --resume or another out", place="out")
-    if there and ((marks and there.isdisjoint(marks)) or (out / "checkpoints").is_file()):
+    ours = {name for name in there if name in (*marks, out.name) or name.endswith((".out", ".err", ".log"))}
+    if there and ((marks and not ours) or (out / "checkpoints").is_file()):
         raise UserError(f"{out} holds no run to go on with; leave --resume out, or name the run's folder", place="out")
 
 

@@ -88,7 +88,7 @@ class Tracker:
 
         cls = tracking.LOGGER_TYPE_TO_CLASS[name]
         if not tracking.get_available_trackers() or name not in [str(t) for t in tracking.get_available_trackers()]:
-            raise need("trackio" if name == "trackio" else "trackers", name)
+            raise need("trackers" if name == "tensorboard" else name, name)
         self.tracker = cls(folder.name, logging_dir=folder) if cls.requires_logging_directory else cls(folder.name)
         self.tracker.start()
 

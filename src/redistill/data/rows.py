@@ -115,10 +115,11 @@ def from_disk(path: str | Path, *, split: str | None = None) -> Any:
     try:
         found = datasets.load_from_disk(str(path))
     except (OSError, ValueError, KeyError, TypeError) as error:  # folders that are none, lack a key, or were cut
-        raise UserError(f"{path} holds no whole data set written by save_to_disk", place="data.path") from error
+        said = f"{path} holds no whole data set written by save_to_disk ({files.first_line(error)})"
+        raise UserError(said, place="data.path") from error
     if isinstance(found, datasets.DatasetDict):
         if split not in found:
-            raise unknown("split", str(split), found, place="data.split")
+            raise unknown("split", str(split), found, place="data.options.split")
         found = found[split]
     return found.with_format("torch")
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from redistill.core.errors import UserError
 from redistill.core.source import table
+from redistill.files import first_line
 
 COLUMN = "teacher_logits"
 Ask = Callable[[nn.Module, dict[str, Any]], Tensor]
@@ -73,14 +74,15 @@ def read_signals(file: str | Path, rows: int, teacher: nn.Module | None = None) 
     file = _named(file)
     try:
         about = json.loads(file.with_suffix(".json").read_text())
+        made_by = about["teacher"]
         answers = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, KeyError, TypeError) as error:  # the last three: cut, or other JSON
         raise UserError(
-            f"{file} holds no teacher's answers ({error}); write_signals makes them", place=COLUMN
+            f"{file} holds no teacher's answers ({first_line(error)}); write_signals makes them", place=COLUMN
         ) from error
     if len(answers) != rows:
         raise UserError(f"{file} answers {len(answers)} rows, the data has {rows}; remove it", place=COLUMN)
-    if teacher is not None and about["teacher"] != fingerprint(teacher):
+    if teacher is not None and made_by != fingerprint(teacher):
         raise UserError(f"{file} holds another teacher's answers; remove it or name another file", place=COLUMN)
     return answers
 

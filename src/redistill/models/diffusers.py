@@ -111,7 +111,7 @@ def _network(folder: Path) -> Any:
     cls = getattr(_diffusers(), word, None)
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
         raise UserError(f"{word!r} is no network of diffusers", place=f"{folder}/config.json")
-    if "UNet" not in word and "Transformer" not in word:
+    if not any(kind in word for kind in ("UNet", "Transformer", "DiT")):
         raise UserError(f"{word} takes no noise away; give a UNet or a transformer", place=f"{folder}/config.json")
     return _whole(_read(cls, folder), folder)
 
