@@ -210,8 +210,11 @@ STUDY = Study(
         "full destroys this student.",
         "Three seeds tell neighbours in the ranking apart only where a claim says so: labels alone vary with the seed "
         "by more than most gains over them.",
-        "Not expected by the card: CS-KD, which needs no teacher, is among the most accurate and the worst "
-        "calibrated. CS-KD's partners come from the batch here.",
+        "Not expected by the card: CS-KD, which needs no teacher, is the most accurate (92.9 %, the teacher 92.8 %) "
+        "and the worst calibrated (ECE 0.18, label smoothing 0.10, KD 0.01). KD has the lowest NLL. CS-KD's "
+        "partners come from the batch here.",
+        "What folds chose: all of KD's, DKD's, DIST's and RKD's weight for the same family, a tenth of FitNets', a "
+        "hundredth of attention transfer's; for mutual learning and CRD one thing on one seed and another on the next.",
         "Equal are the steps of the student. Mutual learning trains two networks and a born-again one has a first "
         "generation, so both cost about twice the time of labels alone; CRD three times (256 negatives instead of "
         "16,384). The seconds leave the folds out.",
