@@ -253,15 +253,14 @@ STUDY = Study(
         "Chosen on seeds 101 to 103: batches of 32, for more steps. With batches of 64 generation 1 was level with "
         "generation 0 at 5 shots on seeds 101 (11 to 22 epochs) and 103 (30), and gained 0.8 to 1.0 points on 102 (30 "
         "to 60); batches of 32 gained 0.7 points on 103. Four widths and sets of base pictures were tried on the way.",
-        "Distillation gains 1.1 points at 1 and at 5 shots, as in the paper's direction, and a second generation adds "
-        "nothing. At 5 shots two seeds gain 1.3 and 2.4 points, each beyond its interval over episodes, and one loses "
-        "0.4: the networks of a seed vary more than its episodes, so that claim is not shown.",
-        "Not shown, at equal compute: generation 1, which needs two trainings, is 0.7 points below one training of "
-        "twice the epochs, and 0.4 below two networks together. At this scale born-again training is one way among "
-        "three to spend a second training; its result is one network of the same epochs.",
-        "Not shown: the gain over episodes at 1 shot, which two seeds of three have; normalised embeddings beat raw "
-        "ones at 1 shot only. On digits six base classes make a poor "
-        "embedding whose accuracy varies by 6 points from seed to seed, so neither claim there can be judged.",
+        "Distillation gains half a point at 1 and at 5 shots, the paper's direction, and a second generation 0.7 more. "
+        "Two seeds gain and one loses: the networks of a seed vary more than its episodes, so neither claim is shown.",
+        "Not shown, at equal compute: generation 1, which needs two trainings, is 1.1 points below one training of "
+        "twice the epochs at 5 shots, and 0.7 below two networks together. At this scale born-again training is one "
+        "way among three to spend a second training; its result is one network of the same epochs.",
+        "Not shown: that normalised embeddings beat raw ones (at 1 shot 0.2 to 1.4 points). On digits six base classes "
+        "make a poor embedding whose accuracy varies by 6 points from seed to seed, so neither claim there can be "
+        "judged.",
         "The prototypical network is trained on 5-way episodes of 5 shots with the same augmentation, Adam at 0.002; "
         "its rate was not tuned, and higher ways in training, known to help it, were not tried.",
     ),
