@@ -180,10 +180,9 @@ STUDY = Study(
         "Three stages of 10, 20 and 40 channels, 16x16 pictures of 10 subgroups, 30 of a class (8 in the other "
         "regime), 36 epochs with rotations, four times as many without; the paper trains 240 epochs on CIFAR-100.",
         "Why little shows: joint labels are not learned in this time. Branches that predict class and rotation stay "
-        "behind branches that predict the class alone, so the deepest branch is a weak "
-        "teacher, and its aggregate "
-        "over the rotations teaches the classifier nothing either. Accuracies vary by three to five points from seed to seed. Sizes and rates were "
-        "fixed before seeds 1 to 3 were run.",
+        "behind branches that predict the class alone, so the deepest branch is a weak teacher, and its aggregate over "
+        "the rotations teaches the classifier nothing either. Accuracies vary by three to five points from seed to "
+        "seed. Sizes and rates were fixed before seeds 1 to 3 were run.",
         "The past at PS-KD's 0.8 costs accuracy and makes the network under-confident here. On seeds 101 and 102 "
         "0.3 and 0.5 cost less and gain nothing either: joint labels that are hardly learned are a poor memory.",
         "Not measured here: digits, and the regime of half the pictures.",
