@@ -714,6 +714,8 @@ MISTAKES: list[tuple[dict, list[str], str]] = [
     ({"options": {"classes": 3, "rectifier": {"name": "fixed", "alfa": 1}}}, [], "did you mean 'alpha'"),
     ({"options": {"classes": 3, "rectifier": {"name": "fixed", "alpha": 2.0}}}, [], "0 to 1"),
     ({"options": {"classes": 3, "rectifier": {"name": "fixed", "alpha": "x"}}}, [], "rectifier.alpha"),
+    ({"options": {"classes": 3, "rectifier": {"name": ["fixed"]}}}, [], "rectifier"),
+    ({"options": {"classes": -1}}, [], "classes=-1"),
     ({"options": {"classes": "three"}}, [], "options.classes"),
     ({"options": {}}, [], "needs a value for 'classes'"),
     ({"options": {"classes": 2}}, [], "set classes to fit"),

@@ -33,6 +33,13 @@ def test_texts_are_padded_to_the_longest_of_a_batch_and_cut(tokenizer):
     assert texts.__getitems__([2])["ids"].tolist() == [[2, 3, 3]]
 
 
+def test_a_text_without_tokens_is_refused_by_its_row(tokenizer):
+    texts = Texts([{"text": "the"}, {"text": " "}], tokenizer, CLASSES)
+    for index in ([0, 1], [1]):
+        with pytest.raises(UserError, match="data: row 1: its text has no tokens"):
+            texts.__getitems__(index)
+
+
 def test_columns_data_sets_and_rows_without_labels(tokenizer):
     columns = {"text": np.array(["the", "dog"]), "label": np.array([1.0, 0.0])}  # a CSV file's numbers are floats
     assert Texts(columns, tokenizer, CLASSES).__getitems__([0, 1])["label"].tolist() == [1, 0]

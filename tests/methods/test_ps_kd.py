@@ -145,6 +145,12 @@ def test_wrong_input_is_refused(options, data, part):
         fit(method, data, plan(batch_size=ROWS))
 
 
+@pytest.mark.parametrize("sizes", [{"rows": 0}, {"classes": -1}, {"classes": 1}])
+def test_a_table_without_rows_or_classes_is_refused(sizes):
+    with pytest.raises(UserError, match="needs a row and two classes"):
+        PsKd(net(), **{"rows": ROWS, "classes": CLASSES, **sizes})
+
+
 def test_recipe_and_constructor_are_one():
     given = {"rows": ROWS, "classes": CLASSES, "rectifier": {"name": "label_smoothing", "smoothing": 0.2}}
     method = build(PsKd, given, net())

@@ -60,7 +60,7 @@ def plug(slot: type[Slot], value: str | Mapping[str, Any], *, place: str) -> Slo
     table = {"name": value} if isinstance(value, str) else dict(value)
     choices = slot.choices() or {}
     word = table.pop("name", None)
-    if word not in choices:
+    if not isinstance(word, str) or word not in choices:
         raise unknown(slot.__name__.lower(), str(word), choices, place=place)
     return build(choices[word], table, place=place)
 

@@ -39,6 +39,9 @@ class Texts:
             return_tensors="pt",
         )  # fmt: skip
         batch = {"ids": found["input_ids"], "mask": found["attention_mask"]}
+        if batch["ids"].shape[1] == 0 or not batch["mask"].any(1).all():
+            row = next(i for i in index if not self.tokenizer(self.text[i])["input_ids"])
+            raise UserError("its text has no tokens; leave it out", place=f"data: row {row}")
         return batch if self.label is None else {**batch, "label": torch.tensor([self.label[i] for i in index])}
 
 

@@ -203,6 +203,9 @@ STUDY = Study(
         "difference, so the fitted steps are D-DDIM's exactly.",
         "Tried on seed 101: the released code's teacher grid, whose marks lie at other noise levels than the "
         "student's, is the better one on the ring at 4 and 5 evaluations and the worse one from 8 on.",
-        "Faces are measured up to 10 evaluations, and D-EDM there at 8 alone: 15 in four arms take half a minute.",
+        "Faces are measured up to 10 evaluations, and D-EDM there at 8 alone: 15 in four arms take half a minute. "
+        "D-EDM gains 5 to 11 % over Heun there; on the ring it gains 86 %.",
+        "One noise is a gamble: on the ring at 5 evaluations two seeds of three cut DDIM's error to well under a half, "
+        "the third raised it by a quarter; 64 noises do as well as 1,024.",
     ),
 )  # fmt: skip
