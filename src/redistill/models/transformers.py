@@ -65,8 +65,10 @@ class CausalLm(nn.Module):
         filled in place) ``ids`` are the tokens that are new and ``mask`` covers the old ones too.
         """
         mask = torch.ones_like(ids) if mask is None else mask
-        options: dict[str, Any] = {} if cache is None else {"past_key_values": cache}
-        if "position_ids" in self._parameters_of_decoder():
+        known = self._parameters_of_decoder()
+        past = "cache" if "cache" in known else "past_key_values"  # its name before transformers 5.24
+        options: dict[str, Any] = {} if cache is None else {past: cache}
+        if "position_ids" in known:
             options["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         out = self._causal().get_decoder()(input_ids=ids, attention_mask=mask, use_cache=cache is not None, **options)
         hidden = out.last_hidden_state if keep is None else out.last_hidden_state[keep]

@@ -51,8 +51,8 @@ class PsKd(Method):
         temperature: Temperature | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
-        if rows < 1 or classes < 2:
-            raise UserError(f"rows={rows}, classes={classes}; needs a row and two classes", place="ps_kd")
+        if classes < 2:
+            raise UserError(f"classes={classes}; needs at least two", place="ps_kd")
         self.student = student
         self.rectifier, self.temperature = rectifier or Progressive(), temperature
         self.table: Tensor
