@@ -97,9 +97,15 @@ def test_strengths_reach_the_methods():
 
 
 def test_folds_judge_every_row_once_and_never_by_a_student_that_saw_it(monkeypatch):
-    trained, judged = [], []
+    trained, judged, pairs = [], [], []
 
-    def spy(name, pair, data, plan, strength):
+    def made(rest):
+        pairs.append((pair(), rest["label"].tolist()))
+        return pairs[-1][0]
+
+    def spy(name, given, data, plan, strength):
+        seen = [rows for made, rows in pairs if made is given]
+        assert seen == [data["label"].tolist()]  # the pair is made from what the student sees
         trained.append((strength, data["label"].tolist()))
         return nn.Identity(), 0.0, 0
 
@@ -110,20 +116,20 @@ def test_folds_judge_every_row_once_and_never_by_a_student_that_saw_it(monkeypat
 
     monkeypatch.setattr("redistill.methods.analysis.survey.train", spy)
     data = {"image": DATA["image"], "label": torch.arange(24)}
-    assert on_folds("kd", pair(), data, PLAN, score, (1.0, 0.1), folds=3) == {1.0: 2.0, 0.1: 5.0}
+    assert on_folds("kd", made, data, PLAN, score, (1.0, 0.1), folds=3) == {1.0: 2.0, 0.1: 5.0}
     assert [strength for strength, _ in trained] == [1.0] * 3 + [0.1] * 3
     assert all(sorted(seen + held) == list(range(24)) for (_, seen), held in zip(trained, judged))
     assert sorted(row for held in judged[:3] for row in held) == list(range(24)) and judged[:3] == judged[3:]
     with pytest.raises(UserError, match="1 folds of 24 rows; give from 2"):
-        on_folds("kd", pair(), data, PLAN, score, (1.0,), folds=1)
+        on_folds("kd", made, data, PLAN, score, (1.0,), folds=1)
 
 
 def test_folds_score_the_students_that_the_strengths_make():
     def total(net, held):
         return float(net(held["image"]).sum().detach())
 
-    scores = on_folds("attention", pair(), DATA, PLAN, total, (0.0, 1.0))
-    alone = on_folds(LABELS, pair(), DATA, PLAN, total, (1.0,))
+    scores = on_folds("attention", lambda rest: pair(), DATA, PLAN, total, (0.0, 1.0))
+    alone = on_folds(LABELS, lambda rest: pair(), DATA, PLAN, total, (1.0,))
     assert scores[0.0] == pytest.approx(alone[1.0]) and scores[1.0] != pytest.approx(alone[1.0])
 
 
@@ -156,7 +162,7 @@ def test_all_students_that_are_judged_start_alike():
 
 PUBLISHED = {  # attributes of the method that each baseline fits
     "smoothing": {"rectifier.smoothing": 0.1},
-    "tf_kd": {"hard_weight": 0.5, "soft_weight": 0.5, "correct": 0.99, "temperature.tau": 20},
+    "tf_kd": {"hard_weight": 0.9, "soft_weight": 0.1, "correct": 0.99, "tau": 20, "temperature.tau": 1},
     "kd": {"hard_weight": 0.1, "soft_weight": 0.9, "temperature.tau": 4},
     "dkd": {"hard_weight": 1, "soft_weight": 1, "match.alpha": 1, "match.beta": 8, "temperature.tau": 4},
     "dist": {"hard_weight": 1, "soft_weight": 1, "match.beta": 1, "match.gamma": 1, "temperature.tau": 1},
@@ -180,7 +186,7 @@ def test_weights_are_the_published_ones(name):
 def test_a_share_leaves_the_labels_the_rest():
     twice = BASELINES["kd"].make(pair(), DATA, PLAN, 0.5)
     assert (twice.hard_weight, twice.soft_weight) == pytest.approx((0.55, 0.45))
-    for name, strength in (("kd", 1.2), ("tf_kd", 3), ("byot", 12), ("smoothing", 11), ("dkd", -1), ("rkd", math.nan),
+    for name, strength in (("kd", 1.2), ("tf_kd", 11), ("byot", 12), ("smoothing", 11), ("dkd", -1), ("rkd", math.nan),
                            ("cs_kd", math.inf)):  # fmt: skip
         with pytest.raises(UserError, match="give a finite number from 0 up"):
             train(name, pair(), DATA, PLAN, strength)

@@ -178,6 +178,23 @@ def test_the_contrast_is_both_directions_with_the_other_networks_bank():
     torch.testing.assert_close(found, total / 24)
 
 
+def test_a_row_is_no_negative_of_its_own():
+    made, row = contrastive(contrast_weight=1.0), torch.arange(24)  # no class is known yet
+    drawn = bare_progress().randint(0, 24, 24, 6)
+    counts = drawn != row[:, None]
+    assert not counts.all()
+    student, teacher = nets()
+    u = [normalize(e(net(IMAGE)), dim=1) for e, net in zip(made.embeddings, (student[:-1], teacher[:-1].eval()))]
+    parts = [noise_contrastive(a, bank, bank[drawn], 0.07, counts) for a, bank in zip(u, made.banks.flip(0))]
+    torch.testing.assert_close(terms(made)["contrast"], sum(parts).mean())
+
+
+def test_a_hint_between_maps_is_rectified_unless_told_otherwise():
+    maps = torch.randn(4, 3, 5, 5)
+    assert Hint().adapter((3, 5, 5), (6, 5, 5))(maps).min() == 0
+    assert Hint(relu=False).adapter((3, 5, 5), (6, 5, 5))(maps).min() < 0
+
+
 def test_the_teacher_trains_only_its_embedding():
     made = contrastive()
     before = [p.clone() for p in made.embeddings[1].parameters()]

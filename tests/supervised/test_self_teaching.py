@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -173,27 +174,25 @@ def test_the_partner_of_a_row_learns_nothing_from_it():
         torch.testing.assert_close(a, b)
 
 
-def test_a_virtual_teacher_is_right_and_knows_nothing_else():
-    p = st.virtual_logits(LABEL, 3, 0.9).softmax(1)
-    torch.testing.assert_close(p[1], torch.tensor([0.05, 0.9, 0.05]))
-    method = st.VirtualTeacher(net(), classes=3, correct=0.9, tau=5.0, hard_weight=0.4, soft_weight=0.6)
+def test_a_virtual_teacher_softens_the_probabilities_of_its_rule():
+    method = st.VirtualTeacher(net(), classes=3, correct=0.9, tau=5.0, share=0.3)
+    p = torch.where(torch.nn.functional.one_hot(LABEL, 3) == 1, 0.9, 0.05)
     z, found = method.student(IMAGE), terms(method)
-    torch.testing.assert_close(found["soft"], 0.6 * 25 * kl(p.log() / 5, z / 5))
-    torch.testing.assert_close(found["hard"], 0.4 * cross_entropy(z, LABEL))
+    torch.testing.assert_close(found["soft"], 0.3 * kl(p / 5, z))
+    torch.testing.assert_close(found["hard"], 0.7 * cross_entropy(z, LABEL))
 
 
-def test_at_temperature_one_a_virtual_teacher_is_label_smoothing():
-    method = st.VirtualTeacher(net(), classes=3, correct=0.9, tau=1.0, hard_weight=0.0, soft_weight=1.0)
-    smooth = torch.nn.functional.cross_entropy(method.student(IMAGE), LABEL, label_smoothing=0.15)
-    p = torch.tensor([0.9, 0.05, 0.05])
-    torch.testing.assert_close(terms(method)["soft"], smooth + (p * p.log()).sum())
+def test_a_very_soft_virtual_teacher_is_label_smoothing_but_for_a_constant():
+    method = st.VirtualTeacher(net(), classes=3, tau=1e6, share=0.1)
+    smooth = torch.nn.functional.cross_entropy(method.student(IMAGE), LABEL, label_smoothing=0.1)
+    torch.testing.assert_close(sum(terms(method).values()), smooth - 0.1 * math.log(3))
 
 
 @pytest.mark.parametrize(
     ("make", "part"),
     [(lambda: st.MutualLearning(net()), "two peers"),
      (lambda: st.BeYourOwnTeacher(net(), **{**LAYERS, "layers": ["1"]}), "two or more"),
-     (lambda: st.virtual_logits(LABEL, 3, 0.2), "between 1/3 and 1")],
+     (lambda: st.VirtualTeacher(net(), classes=3, correct=0.2), "above 1/3")],
 )  # fmt: skip
 def test_what_cannot_work_is_refused(make, part):
     with pytest.raises(UserError, match=part):

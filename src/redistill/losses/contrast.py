@@ -19,14 +19,16 @@ def noise_contrastive(
 
         h(u, v) = p / (p + m P_n),    p = e^{u.v / tau} / Z,    P_n = 1 / n
 
-    ``anchor``, ``positive`` [B, D] and ``negatives`` [B, m, D] have length 1; ``counts`` [B, m] is 0 for a negative
-    that does not count, else 1. n rows of no common direction have Z = n E[e^{u.v / tau}], so n cancels.
+    ``anchor``, ``positive`` [B, D] and ``negatives`` [B, M, D] have length 1; ``counts`` [B, M] is 0 for a negative
+    that does not count, else 1, and m [B] their sum. n rows of no common direction have Z = n E[e^{u.v / tau}], so n
+    cancels.
     """
-    # h is the sigmoid of log p - log(m P_n)
-    offset = math.log(negatives.shape[1]) + log_normaliser(1 / tau, anchor.shape[1])
-    hit = (anchor * positive).sum(-1) / tau - offset  # [B]
+    counts = torch.as_tensor(counts).to(anchor).expand(negatives.shape[:2])
+    m = counts.sum(1, keepdim=True).clamp(min=1)  # [B, 1]
+    offset = m.log() + log_normaliser(1 / tau, anchor.shape[1])  # h is the sigmoid of log p - log(m P_n)
+    hit = (anchor * positive).sum(-1, keepdim=True) / tau - offset  # [B, 1]
     miss = torch.einsum("bd,bmd->bm", anchor, negatives) / tau - offset
-    return -logsigmoid(hit) - (counts * logsigmoid(-miss)).sum(-1)
+    return -logsigmoid(hit[:, 0]) - (counts * logsigmoid(-miss)).sum(-1)
 
 
 def log_normaliser(kappa: float, size: int) -> float:

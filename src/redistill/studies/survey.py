@@ -6,6 +6,7 @@ and a perceptron, for the baselines that can cross families. How strong a baseli
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,8 @@ Budget = Mapping[str, Any]
 def teacher(seed: int, train_images: Images, budget: Budget) -> nn.Module:
     """The convolutional teacher, 32, 32 and 64 channels, trained on the same digits as the students."""
     net = _seeded(seed, 999, staged_convnet, 1, 10, (32, 32, 64))
-    inputs = {"seed": seed, "epochs": budget["epochs"], "rows": budget["rows"], **COMMON}
+    seen = hashlib.sha256(train_images.image.tobytes()).hexdigest()
+    inputs = {"seed": seed, "epochs": budget["epochs"], "images": seen, **COMMON}
 
     def make(net: nn.Module) -> nn.Module:
         return train_on_labels(net, train_images, seed, epochs=budget["epochs"], **COMMON)
@@ -78,7 +80,7 @@ def cell(arm: str, seed: int, budget: Budget) -> Outcome:
     for name, pair in pairs(seed, guide).items():
         if name == "cross" and arm not in CROSS:
             continue
-        on = validated(arm, pair, images, seed, budget)
+        on = validated(arm, name, images, seed, budget)
         strength = preferred(on)
         student, seconds, beside = train(arm, pair, rows(images), plan(seed, budget["epochs"]), strength)
         p = probabilities(student, test)
@@ -99,10 +101,15 @@ def plan(seed: int, epochs: int) -> Plan:
     return Plan(epochs=epochs, device="cpu", seed=seed, log_every=1000, **COMMON)
 
 
-def validated(arm: str, pair: Pair, images: Images, seed: int, budget: Budget) -> dict[float, float]:
-    """Strength -> accuracy on folds of the training digits; nothing for labels alone, which have no weight."""
+def validated(arm: str, name: str, images: Images, seed: int, budget: Budget) -> dict[float, float]:
+    """Strength -> accuracy on folds of the training digits, with a teacher that saw no more of them than its students;
+    nothing for labels alone, which have no weight."""
     if arm == LABELS:
         return {}
+
+    def pair(rest: Mapping[str, torch.Tensor]) -> Pair:
+        seen = Images(rest["image"].numpy(), rest["label"].numpy(), images.classes)
+        return pairs(seed, teacher(seed, seen, budget))[name]
 
     def score(net: nn.Module, held: dict[str, torch.Tensor]) -> float:
         return metrics.accuracy(probabilities(net, held["image"].numpy()), held["label"].numpy())

@@ -129,8 +129,7 @@ def _byot(pair: Pair, data: Any, plan: Plan, strength: float) -> Method:
 
 
 def _virtual(pair: Pair, data: Any, plan: Plan, strength: float) -> Method:
-    share = 0.5 * strength
-    return VirtualTeacher(pair.student(0), classes=pair.classes, hard_weight=1 - share, soft_weight=share)
+    return VirtualTeacher(pair.student(0), classes=pair.classes, share=0.1 * strength)
 
 
 def _smoothing(pair: Pair, data: Any, plan: Plan, strength: float) -> Method:
@@ -140,7 +139,7 @@ def _smoothing(pair: Pair, data: Any, plan: Plan, strength: float) -> Method:
 BASELINES: dict[str, Baseline] = {
     LABELS: Baseline("labels alone", "rule", lambda pair, *_: Classification(pair.student(0))),
     "smoothing": Baseline("label smoothing 0.1", "rule", _smoothing, share=0.1),
-    "tf_kd": Baseline("TF-KD, virtual teacher", "rule", _virtual, share=0.5),
+    "tf_kd": Baseline("TF-KD, virtual teacher, 0.1", "rule", _virtual, share=0.1),
     "kd": Baseline("Hinton KD, 0.1 and 0.9, T = 4", "response", _hinton, share=0.9),
     "dkd": Baseline("DKD, 1 and 8, T = 4", "response", _response(matches.Dkd(1.0, 8.0), 4.0, 1.0, 1.0)),
     "dist": Baseline("DIST, 1 and 1, T = 1", "response", _response(matches.Dist(1.0, 1.0), 1.0, 1.0, 1.0)),

@@ -8,7 +8,8 @@ row a training row, read with the row's number; negatives are drawn from all row
 (Tian, Krishnan and Isola 2020).
 
 Differs from the paper's code: the constant Z is that of random directions in closed form instead of an estimate from
-the first batch, and a negative of the same class is skipped instead of drawn again.
+the first batch, and a negative of the same class is skipped instead of drawn again; m counts those that are left. A
+row's class is known from its first batch on; until then the row is a random direction in the bank, and a negative.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class ContrastiveDistillation(BesideFeatures):
         index, label = batch["index"], batch["label"]
         anchors = [normalize(e(pooled(f)), dim=1) for e, f in zip(self.embeddings, (student[0], teacher[0]))]
         drawn = now.randint(0, len(self.classes), len(index), self.negatives)  # [B, m]
-        counts = (self.classes[drawn] != label[:, None]).to(anchors[0])
+        counts = (self.classes[drawn] != label[:, None]) & (drawn != index[:, None])  # unseen: a random direction
         parts = [
             noise_contrastive(anchor, bank[index], bank[drawn], self.tau, counts)
             for anchor, bank in zip(anchors, self.banks.flip(0).to(anchors[0]))  # each meets the other's bank

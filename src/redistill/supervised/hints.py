@@ -39,17 +39,19 @@ class FeatureMatch(Slot):
 
 
 class Hint(FeatureMatch):
-    """weight times the mean square of r(F_S) - F_T, r a 1x1 convolution with batch norm (Romero et al. 2015).
+    """weight times the mean square of r(F_S) - F_T, r a 1x1 convolution with batch norm and ReLU (Romero et al. 2015).
 
-    A map against a vector is averaged first; vectors and tokens, equally many, have a linear r.
+    A map against a vector is averaged first; vectors and tokens, equally many, have a linear r. ``relu=False`` for a
+    teacher's maps that can be negative.
     """
 
-    def __init__(self, weight: float = 100.0) -> None:
-        self.weight = weight
+    def __init__(self, weight: float = 100.0, relu: bool = True) -> None:
+        self.weight, self.relu = weight, relu
 
     def adapter(self, student: Shape, teacher: Shape) -> nn.Module:
         if len(student) == len(teacher) == 3:
-            return nn.Sequential(nn.Conv2d(student[0], teacher[0], 1, bias=False), nn.BatchNorm2d(teacher[0]))
+            r = [nn.Conv2d(student[0], teacher[0], 1, bias=False), nn.BatchNorm2d(teacher[0])]
+            return nn.Sequential(*r, nn.ReLU()) if self.relu else nn.Sequential(*r)
         check_tokens(student, teacher)
         linear = nn.Linear(width(student), width(teacher))
         return linear if len(student) == len(teacher) else nn.Sequential(_Pooled(), linear)

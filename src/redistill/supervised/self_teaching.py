@@ -160,27 +160,24 @@ class VirtualTeacher(Distillation):
     """The teacher is a rule that is right with probability ``correct`` and knows nothing else (TF-KD, Yuan et al.
     2020); a network of the same kind as teacher, their other variant, is plain :class:`Distillation`.
 
-        p_T = correct at y, (1 - correct) / (C - 1) elsewhere;   L = hard_weight CE + soft_weight tau^2 KL_tau(p_T || p)
+        p_T = correct at y, (1 - correct) / (C - 1) elsewhere
+        L = (1 - share) CE(z, y) + share KL(softmax(p_T / tau) || softmax(z))
 
-    Differs from the paper: both sides are softened and tau^2 is kept, as in distillation from a network.
+    As in the authors' code the probabilities are softened, not their logarithms, and the student is not: with tau = 20
+    the target is almost uniform, and the loss that of label smoothing by ``share`` but for a constant.
     """
 
     def __init__(
-        self, student: nn.Module, *, classes: int, correct: float = 0.99, tau: float = 20.0, hard_weight: float = 0.5,
-        soft_weight: float = 0.5,
-    ) -> None:  # fmt: skip
-        super().__init__(student, None, temperature=Constant(tau), hard_weight=hard_weight, soft_weight=soft_weight)
+        self, student: nn.Module, *, classes: int, correct: float = 0.99, tau: float = 20.0, share: float = 0.1
+    ) -> None:
+        super().__init__(student, None, temperature=Constant(1.0), hard_weight=1 - share, soft_weight=share)
+        if not 1 / classes < correct <= 1:
+            raise UserError(f"correct={correct}; give a number above 1/{classes}, at most 1", place="correct")
         self.needs = ("label",)  # type: ignore[misc]
-        self.classes, self.correct = classes, correct
+        self.classes, self.correct, self.tau = classes, correct, tau
 
     def prepare(self, batch: Batch, now: Progress) -> Batch:
-        """Add the rule's logits [B, C]."""
-        return {**batch, "teacher_logits": virtual_logits(batch["label"], self.classes, self.correct)}
-
-
-def virtual_logits(label: Tensor, classes: int, correct: float) -> Tensor:
-    """log p [B, C] of the rule that gives ``correct`` to the label and the rest to the others alike."""
-    if not 1 / classes < correct < 1:
-        raise UserError(f"correct={correct}; give a number between 1/{classes} and 1", place="correct")
-    p = torch.full((len(label), classes), (1 - correct) / (classes - 1), device=label.device)
-    return p.scatter(1, label[:, None], correct).log()
+        """Add the rule's logits [B, C], its probabilities over tau."""
+        y = batch["label"]
+        p = torch.full((len(y), self.classes), (1 - self.correct) / (self.classes - 1), device=y.device)
+        return {**batch, "teacher_logits": p.scatter(1, y[:, None], self.correct) / self.tau}

@@ -60,13 +60,14 @@ def train(name: str, pair: Pair, data: Any, plan: Plan, strength: float = 1.0) -
 
 
 def on_folds(
-    name: str, pair: Pair, data: Mapping[str, Tensor], plan: Plan,
+    name: str, pair: Callable[[dict[str, Tensor]], Pair], data: Mapping[str, Tensor], plan: Plan,
     score: Callable[[nn.Module, dict[str, Tensor]], float], strengths: Sequence[float], folds: int = 2,
 ) -> dict[float, float]:  # fmt: skip
     """Mean score of baseline ``name`` at each strength: trained on all folds of ``data`` but one, scored on that one.
 
-    ``score(student, held)``: of the columns [N / folds, ...] held out. The cut depends on ``plan.seed`` alone: every
-    baseline and strength meets the same one.
+    ``pair(rest)``: from the columns that are trained on; a teacher that saw the fold that judges would make its
+    imitators look good. ``score(student, held)``: of the columns [N / folds, ...] held out. The cut depends on
+    ``plan.seed`` alone: every baseline and strength meets the same one.
     """
     count = len(data["label"])
     if not 2 <= folds <= count:
@@ -74,10 +75,12 @@ def on_folds(
     parts = np.array_split(np.random.default_rng(plan.seed).permutation(count), folds)
     cuts = [({k: v[np.setdiff1d(np.arange(count), part)] for k, v in data.items()},
              {k: v[part] for k, v in data.items()}) for part in parts]  # fmt: skip
+    cuts_and_pairs = [(rest, held, pair(rest)) for rest, held in cuts]
     return {
-        strength: float(np.mean([score(train(name, pair, rest, plan, strength)[0], held) for rest, held in cuts]))
+        strength: float(np.mean([score(train(name, both, rest, plan, strength)[0], held)
+                                 for rest, held, both in cuts_and_pairs]))
         for strength in strengths
-    }
+    }  # fmt: skip
 
 
 def compare(
