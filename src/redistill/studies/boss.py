@@ -187,6 +187,7 @@ STUDY = Study(
     budget={"rows": (1000, 1500, 2500), "epochs": 8, "trials": 40, "warm_up": 10, "top": 4, "startup": 5},
     smoke={"rows": (200, 100, 100), "epochs": 1, "trials": 6, "warm_up": 3, "top": 2},
     draw=draw,
+    seeds=(4, 5, 6),
     sources=("redistill.supervised.classifier", "redistill.supervised.trials", "redistill.supervised.pool"),
     notes=(
         "Card and bed differ: 40 trials of which 10 warm up, where the card has 24 and 8 (with 24 the arms differed by "

@@ -35,6 +35,7 @@ COMMON: dict[str, Any] = {"optimizer": "sgd", "lr": 0.1, "weight_decay": 5e-4, "
                           "batch_size": 64}  # fmt: skip
 SOURCES = ("redistill.supervised.baselines", "redistill.supervised.hints", "redistill.supervised.contrastive",
            "redistill.supervised.self_teaching", "redistill.supervised.branches", "redistill.supervised.matches",
+           "redistill.supervised.classifier", "redistill.supervised.targets",
            "redistill.losses.features", "redistill.losses.relations", "redistill.losses.contrast")  # fmt: skip
 Budget = Mapping[str, Any]
 
