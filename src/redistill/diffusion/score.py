@@ -151,14 +151,15 @@ class TimeLaw(Slot):
 
 
 class UniformTime(TimeLaw):
-    """Uniform between ``low`` and ``high``, before the shift that the path may have. The defaults are DMD's, for the
-    student."""
+    """Uniform between ``low`` and ``high`` of the way from the path's least noise to its most, before the shift that
+    the path may have. The defaults are DMD's, for the student; on an EDM path this is Karras' grid."""
 
     def __init__(self, low: float = 0.02, high: float = 0.98) -> None:
         self.low, self.high = low, high
 
     def times(self, u: Tensor, path: Path) -> Tensor:
-        return path.warp(torch.lerp(torch.full_like(u, self.low), torch.full_like(u, self.high), u))
+        share = torch.lerp(torch.full_like(u, self.low), torch.full_like(u, self.high), u)
+        return path.warp(path.t_min + (1 - path.t_min) * share)
 
 
 class KarrasTime(TimeLaw):
@@ -229,6 +230,14 @@ def prediction_weight(path: Path, t: Tensor, kind: str) -> Tensor:
 def denoising_loss(denoised: Tensor, x: Tensor, path: Path, t: Tensor, kind: str) -> Tensor:
     """The critic's regression of clean samples ``x`` [B, ...] in the units of its own prediction, a scalar; t > 0."""
     return (prediction_weight(path, t, kind) * row_mean((denoised - x).square())).mean()
+
+
+def student_times(path: Path, steps: int) -> Tensor:
+    """The descending times [steps] at which a student of so many steps is asked, from 1 on.
+
+    Where a grid ends at the least noise (EDM) the student's is one longer: no step is spent on almost clean input.
+    """
+    return path.grid(steps + 1 if path.t_min else steps)[:steps]
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ from redistill.diffusion.discriminator import TokenHead
 from redistill.diffusion.nets import DenoiserMlp
 from redistill.diffusion.paths import Edm
 from redistill.diffusion.pretraining import DenoiserTraining
-from redistill.diffusion.score import KarrasTime, ScoreDistiller, few_step
+from redistill.diffusion.score import KarrasTime, ScoreDistiller, few_step, student_times
 from redistill.diffusion.solvers import ddim, heun
 from redistill.methods.score.dmd2 import Dmd2
 from redistill.studies.faces_demo import distil
@@ -55,7 +55,7 @@ class Sds(Method):
     def loss(self, turn: str, batch: Batch, now: Progress) -> Loss:
         """The pull towards the teacher's x0."""
         rows, path = len(batch["index"]), self.student.path
-        x = few_step(self.student, path, path.grid(1)[:1], [now.randn(rows, 2)])
+        x = few_step(self.student, path, student_times(path, 1), [now.randn(rows, 2)])
         t = self.score.law.times(now.rand(rows), path)
         with torch.no_grad():
             real = self.teacher(path.add_noise(x, now.randn(rows, 2), t), t)
@@ -72,13 +72,14 @@ def cell(arm: str, seed: int, budget: Budget) -> Outcome:
 
 def ring_cell(arm: str, seed: int, budget: Budget) -> Outcome:
     """Train one arm; sample; and watch how the mean of the samples wanders over the second half of training."""
-    start = pretrained(seed, budget["pretraining"])
-    teacher = pretrained(seed, budget["weak"]) if arm.startswith("weak") else Exact(MIXTURE, start.path)
+    weak = arm.startswith("weak")
+    start = pretrained(seed, budget["weak" if weak else "pretraining"])
+    teacher = copy.deepcopy(start) if weak else Exact(MIXTURE, start.path)
     if arm == "weak_teacher":
         with torch.no_grad():
             x = heun(teacher, start.path.prior(draws(1, POINTS, 7)[0]), start.path.grid(50))
         return Outcome(**judged(x, noise=0.0))
-    method = arm_method(arm, start, teacher.requires_grad_(False))
+    method = arm_method(arm, start, teacher.requires_grad_(False), seed)
     steps = RING.get(arm, {}).get("steps", 1)
     means: list[Tensor] = []
 
@@ -93,11 +94,12 @@ def ring_cell(arm: str, seed: int, budget: Budget) -> Outcome:
     return Outcome(**judged(points(done.student, steps, POINTS), noise=float(half.std(0, correction=0).norm())))
 
 
-def arm_method(arm: str, start: Denoiser, teacher: nn.Module) -> Method:
-    """Student and critic both begin as the pretrained network."""
+def arm_method(arm: str, start: Denoiser, teacher: nn.Module, seed: int) -> Method:
+    """Student and critic both begin as the pretrained network, which is the teacher itself where that is weak."""
     law, (student, critic) = KarrasTime(**LEVELS, high=0.8), (copy.deepcopy(start) for _ in range(2))
     if arm == "sds":
         return Sds(student, teacher, law=law)
+    torch.manual_seed(seed)  # of the head, whether the network was pretrained now or read
     head = TokenHead(128) if arm.endswith("gan") else None
     return Dmd2(student, teacher, critic, head, shape=(2,), renoise=law, critic_times=KarrasTime(**LEVELS), **RING[arm])
 
@@ -105,7 +107,9 @@ def arm_method(arm: str, start: Denoiser, teacher: nn.Module) -> Method:
 def pretrained(seed: int, steps: int) -> Denoiser:
     """A denoiser of the ring after ``steps`` of ordinary training."""
     torch.manual_seed(seed)
-    path = Edm(LEVELS["sigma_min"], LEVELS["sigma_max"], sigma_data=1.42)  # the ring's standard deviation
+    # with sigma_data at the ring's own deviation, 1.42, its targets have no linear part and a small network learns
+    # nothing for thousands of steps
+    path = Edm(LEVELS["sigma_min"], LEVELS["sigma_max"], sigma_data=0.5)
     net = Denoiser(DenoiserMlp(2, 128, 3), path=path, kind="edm", time_scale=1.0, scale_input=True)
 
     def make() -> dict[str, Tensor]:
@@ -113,7 +117,7 @@ def pretrained(seed: int, steps: int) -> Denoiser:
         image = MIXTURE.sample(20_000, torch.Generator().manual_seed(seed))[0]
         return dict(fit(DenoiserTraining(net, decay=0.995), {"image": image}, plan).student.state_dict())
 
-    net.load_state_dict(remember("dmd2_ring", {"seed": seed, "steps": steps, "levels": LEVELS, "version": 1}, make))
+    net.load_state_dict(remember("dmd2_ring", {"seed": seed, "steps": steps, "levels": LEVELS, "version": 2}, make))
     return net.requires_grad_(True)
 
 
@@ -140,7 +144,7 @@ def draws(count: int, rows: int, seed: int) -> list[Tensor]:
 @torch.no_grad()
 def points(student: Denoiser, steps: int, rows: int) -> Tensor:
     """Samples [rows, 2], always from the same noise."""
-    return few_step(student, student.path, student.path.grid(steps)[:-1], draws(steps, rows, 7))
+    return few_step(student, student.path, student_times(student.path, steps), draws(steps, rows, 7))
 
 
 def judged(x: Tensor, noise: float, mixture: Mixture = MIXTURE) -> dict[str, Any]:
@@ -188,7 +192,7 @@ def teacher_samples(steps: int, noise: Tensor, label: Tensor) -> Tensor:
 @torch.no_grad()
 def sampled(student: Denoiser, steps: int, noises: list[Tensor], label: Tensor) -> Tensor:
     """The student's samples in its own number of steps."""
-    times, parts = student.path.grid(steps)[:-1], zip(*(z.split(65) for z in noises[:steps]), strict=True)
+    times, parts = student_times(student.path, steps), zip(*(z.split(65) for z in noises[:steps]), strict=True)
     return torch.cat([few_step(student, student.path, times, part, c) for part, c in zip(parts, label.split(65))])
 
 

@@ -12,9 +12,10 @@ would itself reach (backward simulation), not at noised real data.
 Roles: student (trained), critic (trained; a copy of the teacher unless given), discriminator (trained with the critic),
 teacher (frozen, guided or not; the critic never is). All are denoisers ``net(x_t, t, condition) -> x0`` on one path.
 
-Differs from the paper: in the student's turn the discriminator sees the same x_t as the critic, and in the critic's
-turn its generated rows are those of the regression: one pass less each, the same expectation. A student begins at
-t = 1; the paper's one-step SDXL begins at unit noise told t = 399, off the path, after a regression on pairs.
+Differs from the paper: in the student's turn the discriminator sees the same x_t as the critic, so at noise of the
+``renoise`` law and not of all levels, and in the critic's turn its generated rows are those of the regression: one pass
+less each. A student begins at t = 1; the paper's one-step SDXL begins at unit noise told t = 399, off the path, after a
+regression on pairs.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from redistill.diffusion.score import (
     UniformTime,
     denoising_loss,
     few_step,
+    student_times,
 )
 from redistill.losses.adversarial import Adversarial, NonSaturating
 
@@ -75,7 +77,7 @@ class Dmd2(Method):
         self.student, self.critic = student, critic or copy.deepcopy(plain).requires_grad_(True)
         self.teacher = guided(teacher, guidance, condition=condition, null=null)
         self.discriminator = discriminator
-        self.path, self.times = student.path, student.path.grid(steps)[:-1]
+        self.path, self.times = student.path, student_times(student.path, steps)
         self.score = ScoreDistiller(matching, normaliser, renoise)
         self.critic_times = critic_times or UniformTime(0.001, 1.0)
         self.adversarial = adversarial or NonSaturating()
