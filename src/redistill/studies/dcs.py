@@ -225,8 +225,7 @@ STUDY = Study(
         "redistill.beds.books",
     ),
     notes=(
-        "Of the paper only the idea could be read; rule and rates are derived, so a claim that fails here need not fail "
-        "there.",
+        "Of the paper only the idea could be read; rule and rates are derived: a claim that fails here may hold there.",
         "The mechanism shows: contradictions fall further than under equal weights, and less weight goes to wrong "
         "labels than under boosting on labels (35 against 46 %; equal weights give 20 %). It does not pay: equal "
         "weights are 0.8 to 0.9 points more accurate in every seed. A likely reason is that rows which the student "

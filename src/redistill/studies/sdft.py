@@ -138,8 +138,10 @@ def draw_matrices(results: Results, folder: Path) -> None:
     """Accuracy on each operator (columns; the last one: the twenty old ones) after each lesson (rows)."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 4.6), layout="constrained")
-    for axis, arm in zip(figure.subplots(2, 3).flat, METHODS):
+    figure = Figure(figsize=(15, 4.6), layout="constrained")
+    axes = figure.subplots(2, 4).flat
+    axes[-1].axis("off")
+    for axis, arm in zip(axes[:-1], METHODS, strict=True):
         runs = [np.column_stack([results.array(arm, s, "matrix"), results.array(arm, s, "old")]) for s in results.seeds]
         mean = 100 * np.mean(runs, axis=0)
         axis.imshow(mean, vmin=0, vmax=100, cmap="viridis", aspect="auto")

@@ -41,7 +41,7 @@ class Sdft(Method):
         teacher_rate: r, the share of the student in the teacher per step; 0 freezes it, 1 makes it the live student.
         skip_tokens: leave out this many first tokens, where a teacher that saw an example says so.
         max_new_tokens: longest rollout.
-        temperature: of the rollouts.
+        temperature: of the rollouts, and of both models' scores in the divergence.
         importance_cap: limit of w_t, the correction when sampling and training disagree.
         reduction: ``sequence_mean``, each answer counts the same (as in the authors' code), or ``token_mean``, each
             token does.
@@ -80,7 +80,8 @@ class Sdft(Method):
 
     def loss(self, turn: str, batch: dict[str, Any], now: Progress) -> Loss:
         active = skip_first(batch["completion_mask"], self.skip_tokens)  # [B, T]
-        student, teacher = context_scores(self.student, self.teacher, batch, active)  # [N, V] each
+        scores = context_scores(self.student, self.teacher, batch, active)
+        student, teacher = (z / self.temperature for z in scores)  # [N, V] each
         weight = self.importance(student, batch, active)
         values = self.mean(weight * self.divergence(student, teacher), active)
         counted = active if self.reduction == "token_mean" else active.any(1)  # what the mean is over
@@ -92,9 +93,10 @@ class Sdft(Method):
         return reduce(laid_out(values, active), active, how=self.reduction)
 
     def importance(self, student: Tensor, batch: dict[str, Any], active: Tensor) -> Tensor:
-        """w_t [N]: probability of each token now over the one it was sampled with, capped; no gradient."""
+        """w_t [N]: probability of each token now over the one it was sampled with, capped; no gradient. ``student``:
+        tempered scores."""
         keep = active.bool()
-        logp = log_prob_of(student.detach() / self.temperature, batch["completion"][keep])
+        logp = log_prob_of(student.detach(), batch["completion"][keep])
         return (logp - batch["sampled_logp"][keep]).exp().clamp(max=self.importance_cap)
 
     def after(self, turn: str, stats: dict[str, Tensor], now: Progress) -> None:
