@@ -27,6 +27,7 @@ from redistill.diffusion.score import (
     denoising_loss,
     few_step,
     prediction_weight,
+    student_times,
 )
 
 
@@ -141,6 +142,20 @@ def test_laws_of_time():
     torch.testing.assert_close(levels ** (1 / 7), torch.lerp(levels[0] ** (1 / 7), levels[-1] ** (1 / 7), u))
     assert float(levels[0]) == pytest.approx(0.01)
     assert float(levels[-1]) == pytest.approx(50.0)
+    edm = Edm(0.01, 50.0)  # its uniform law is Karras' grid, and the network is never told of less noise than it knows
+    whole = UniformTime(0.0, 1.0).times(u, edm)
+    torch.testing.assert_close(edm.sigma(whole), levels)
+    middle = KarrasTime(0.01, 50.0, low=0.02, high=0.98).times(u, edm)
+    torch.testing.assert_close(UniformTime().times(u, edm), middle)
+
+
+def test_students_are_asked_at_the_papers_times_and_never_at_clean_input():
+    assert student_times(Flow(), 4).tolist() == [1.0, 0.75, 0.5, 0.25]
+    told = (student_times(Vp(), 4) * 1000 - 1).round().tolist()
+    assert told == [999, 749, 499, 249]
+    for steps in (1, 2, 4):
+        times = student_times(Edm(), steps)
+        assert len(times) == steps and times[0] == 1 and float(Edm().sigma(times[-1])) > 10 * Edm().sigma_min
 
 
 @pytest.mark.parametrize(
