@@ -13,7 +13,8 @@ import pytest
 from redistill import catalog
 from redistill.catalog import Entry, entries, entry
 from redistill.cli import main
-from redistill.core.evidence import digest, write
+from redistill.core.evidence import write
+from redistill.sources import digest
 
 PROBE = """
 import sys

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from redistill import sources
 from redistill.core import evidence
 from redistill.core.cache import home, key
 from redistill.core.claims import Claim, judge
@@ -136,7 +137,9 @@ def run(
 def _measure(
     study: Study, work: list[tuple[str, int]], budget: Budget, jobs: int, fresh: bool
 ) -> Iterator[tuple[tuple[str, int], Outcome]]:
-    digest = evidence.digest(study.modules(), leave_out=("STUDY", "draw"))
+    # evidence names the blocks that matter to a reader; what was measured before is read only if nothing has changed
+    code = sources.digest(sources.closure(study.modules()), leave_out=("STUDY", "draw"))
+    digest = f"{code} {versions().get('torch')}"
     arguments = [(study.slug, arm, seed, dict(budget), digest, fresh) for arm, seed in work]
     if jobs == 1:
         yield from ((w, _cell(*a)) for w, a in zip(work, arguments))
@@ -189,7 +192,7 @@ def _record(study: Study, results: Results, budget: Budget, smoke: bool, seconds
         "seconds": round(seconds_of_cells, 1), "wall_seconds": round(seconds, 1), "arms": dict(study.arms),
         "table": _table(study, results), "budget": dict(budget), "smoke": smoke, "notes": list(study.notes),
         "command": f"redistill reproduce {study.slug} --seeds " + ",".join(map(str, results.seeds)),
-        "texts": _texts(results), "modules": modules, "digest": evidence.digest(modules), "versions": versions(),
+        "texts": _texts(results), "modules": modules, "digest": sources.digest(modules), "versions": versions(),
     }  # fmt: skip
 
 

@@ -18,10 +18,10 @@ from torch import nn
 from redistill.beds import markov
 from redistill.core import Plan
 from redistill.core.cache import remember
-from redistill.core.evidence import digest
 from redistill.core.study import Claim, Outcome, Results, Study
 from redistill.language import scaling_runs
 from redistill.methods.analysis.scaling_laws import fit_laws, fit_supervised, plan
+from redistill.sources import digest
 from redistill.theory.scaling import CASES, PUBLISHED, CapacityGap
 
 SOURCES = ("redistill.language.scaling_runs", "redistill.beds.markov")

@@ -19,10 +19,10 @@ from redistill.beds import metrics
 from redistill.beds.images import Images
 from redistill.core import Plan
 from redistill.core.cache import remember
-from redistill.core.evidence import digest
 from redistill.core.study import Claim, Outcome, Results, Study
 from redistill.methods.analysis.survey import on_folds, ranked, recovery, train
 from redistill.models.nets import mlp, staged_convnet
+from redistill.sources import digest
 from redistill.studies.classifiers import digits, kept, probabilities, rows, train_on_labels
 from redistill.supervised.baselines import BASELINES, LABELS, Pair
 
