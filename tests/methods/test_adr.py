@@ -219,6 +219,27 @@ def test_the_weight_perturbation_writes_batch_statistics_once(attack):
     assert not same_weights(flat.student, sharp.student)
 
 
+def test_a_row_that_one_restart_breaks_stays_broken():
+    student, calls = fitted(Adr(net(), attack=Pgd(0.0, 0.0, 0)), epochs=40).student, []
+    right = student(IMAGE).argmax(1) == LABEL
+
+    def breaks_only_the_first_time(network, image, target, now):
+        calls.append(now.step)
+        return 1 - image if len(calls) == 1 else image
+
+    left = survivors(student, IMAGE, LABEL, breaks_only_the_first_time, restarts=3)
+    assert calls == [0, 1, 2] and right.sum() > left.sum()
+    assert torch.equal(left, right & (student(1 - IMAGE).argmax(1) == LABEL))
+
+
+def test_defaults_are_the_papers():
+    method = Adr(net())
+    assert method.teacher.decay == 0.995
+    for attack in (Pgd(), Trades()):
+        assert (attack.eps, attack.step, attack.steps) == (8 / 255, 2 / 255, 10)
+    assert (Trades().beta, Trades().noise) == (6.0, 1e-3)
+
+
 def test_survivors_fall_with_the_attack_and_the_search_stays_in_the_ball():
     student = fitted(Adr(net(), attack=Pgd(0.0, 0.0, 0)), epochs=40).student
     shares = [float(survivors(student, IMAGE, LABEL, Pgd(e, e / 3, 8)).float().mean()) for e in (0.0, 0.1, 0.5)]

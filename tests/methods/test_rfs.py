@@ -87,6 +87,17 @@ def test_few_shot_classifier_learns_its_examples_and_stays_frozen():
     assert all(torch.equal(v, before[k]) for k, v in classifier.state_dict().items())
 
 
+def test_the_regression_sees_copies_that_differ():
+    seen = []
+
+    def augment(image, now):
+        seen.append(image + now.rand(len(image))[:, None, None, None])
+        return seen[-1]
+
+    few(augment=augment, copies=3)
+    assert len(seen) == 3 and not torch.equal(seen[0], seen[1]) and not torch.equal(seen[1], seen[2])
+
+
 def test_the_users_network_can_go_on_learning():
     network = net().train()
     classifier = few_shot(network, DATA["image"][:6], torch.arange(6) % 3)

@@ -227,6 +227,20 @@ def test_search_writes_an_architecture_and_a_trained_network(tmp_path):
     assert again.eval()(ROWS["image"]).shape == (40, 3)
 
 
+def test_search_hands_every_option_to_its_method(tmp_path, monkeypatch):
+    given = {"snapshots": 2, "every": 3, "soft_weight": 0.4, "temperature": 2.5, "vote": MajorityVote(),
+             "distil_alpha": True, "warmup": 0.2, "unroll": 0.01, "keep": 1}  # fmt: skip
+    made = []
+
+    def spy(student, **options):
+        made.append(options)
+        return SdDarts(student, **options)
+
+    monkeypatch.setattr("redistill.methods.supervised.sd_darts.SdDarts", spy)
+    search(net(), rows=ROWS, plan=plan(epochs=1), folder=tmp_path, retrain_epochs=0, **given)
+    assert made == [given]
+
+
 @pytest.mark.parametrize("epochs", [2, 4])  # killed half-way, killed before the network is trained anew
 def test_a_search_that_was_killed_goes_on_to_the_same_bits(tmp_path, epochs):
     from safetensors.torch import load_file
