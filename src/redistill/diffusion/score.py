@@ -10,8 +10,7 @@ scores differ by alpha_t / sigma_t^2 times D):
 |--------------------------|-----|-----------|-------|--------------------------------------------------------|
 | ReverseKl                | 0   | 0         | -1    | DMD, arXiv 2311.18828; Diff-Instruct, 2305.18455       |
 | FDivergence              | 0   | 0         | -h(r) | f-distill, 2502.15681; h(r) = r^2 f''(r), r = p/q      |
-| ScoreIdentity            | 1   | 1 - alpha | 0     | SiD, 2404.04057; alpha = 1/2 is the Fisher gradient, 1 is SIM
-(2410.16794) |
+| ScoreIdentity            | 1   | 1 - alpha | 0     | SiD, 2404.04057; alpha = 1/2: Fisher gradient, 1: SIM  |
 
 In the `push` term D is a constant; in the other two the gradient flows through both denoisers to x (their weights
 frozen). No function here draws random numbers: noise and uniform numbers come in as tensors.

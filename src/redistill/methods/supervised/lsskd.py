@@ -12,7 +12,7 @@ Roles: student (trained): the backbone with its classifier f, which sees the ima
 dropped at the end): A_l after every stage, with a score for every pair of class and rotation. Nothing is asked of f on
 turned images: that would be invariance. What mixes label and past is a plug-in (``rectifier``), as in PS-KD.
 
-From the paper (Dahri et al. 2025, of which summaries with equations were to be had, not the text): y_S and k_lm, both
+From the paper (Dahri et al. 2025; its text could not be had, summaries with its equations could): y_S and k_lm, both
 at temperature 1, and that their cross-entropies are trained together with KL from deep to shallow and an L2 distance
 from the last stage's features. Derived: L_main; which branches KL and L2 pair, T, all weights, the mean in L_joint;
 that alpha grows as in PS-KD; the ramp, over which both lambdas grow from 0 because A_L knows nothing at first. beta is
