@@ -196,6 +196,7 @@ class Engine:
             self.roles.enter(turn)  # before ``prepare``, which may ask the student
             if not (isinstance(turn, Again) and self._micros):
                 self._micros = self._fetch(stream, position)
+                self.roles.enter(turn)  # and after it, which may have left the student in evaluation mode
             stats = self._update(str(turn), self._accumulate(str(turn), position))
             with torch.no_grad():
                 self.world.level(self.roles.statistics(turn) if self.world.size > 1 else [])

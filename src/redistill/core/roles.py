@@ -25,6 +25,7 @@ class Roles:
             if not names:
                 raise UserError(f"no parameter of {role!r} requires a gradient; nothing would train", place="method")
         self._now: str | None = None
+        self._modes: list[tuple[nn.Module, bool]] = []
         self._audited: set[str] = set()
 
     def _names(self) -> list[str]:
@@ -36,7 +37,10 @@ class Roles:
 
     def enter(self, turn: str) -> None:
         """Thaw the networks of ``turn`` (train mode), freeze all others (eval mode). A gradient still flows through
-        them."""
+        them. In the same turn again, undo what somebody's ``eval()`` changed since."""
+        for module, mode in self._modes:
+            if module.training != mode:  # the look is cheap, to set is not
+                module.training = mode
         if turn == self._now:
             return
         self._now = str(turn)
@@ -44,10 +48,11 @@ class Roles:
             active = name in self.trains[turn]
             net.train(active)
             require_gradient(net, self.trainable.get(name, set()) if active else set())
+        self._modes = [(module, module.training) for module in self.method.modules()]
 
     def leave(self) -> None:
         """Give every network back as it came: what trained requires a gradient again; evaluation mode."""
-        self._now = None
+        self._now, self._modes = None, []
         for name, net in self.method.networks().items():
             net.eval()
             require_gradient(net, self.trainable.get(name, set()))
