@@ -146,6 +146,18 @@ class Followed(Alone):
         self.average.update(self.student)
 
 
+class Listed(Alone):
+    """A student and two averages of it in a list."""
+
+    def __init__(self, student: nn.Module) -> None:
+        super().__init__(student)
+        self.averages = nn.ModuleList([Ema(student, 0.9), Ema(student, 0.5)])
+
+    def after(self, turn, stats, now):
+        for average in self.averages:
+            average.update(self.student)
+
+
 def moved(dtype: torch.dtype, cast_later: bool = False) -> tuple[Ema, nn.Module]:
     """An average that starts at 0 after 500 steps towards 1."""
     student = nn.Linear(2, 2).requires_grad_(True)

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from redistill.core import Loss, Method, Plan, fit
+from redistill.core import Ema, Loss, Plan, Slot, Snapshot, fit
 from redistill.core.followers import same_weights
+from redistill.core.roles import Roles
 from tests.core.test_exactness import Alone
-from tests.core.toys import WIDTH, data
+from tests.core.toys import WIDTH, data, net
 
 PLAN = {"steps": 8, "batch_size": 10, "lr": 1e-2, "device": "cpu", "log_every": 2}
 
@@ -44,3 +45,69 @@ def test_whoever_evaluates_the_student_turns_nothing_off_for_the_steps_that_foll
     plain, seen = fit(Alone(noisy()), data(), Plan(**PLAN)), Sleepy(noisy(), where)
     fit(seen, data(), Plan(**PLAN), observers=observers)
     assert same_weights(plain.student, seen.student)
+
+
+class Centred(nn.Module, Slot):
+    """A plug-in that follows the mean of what it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("centre", torch.zeros(WIDTH, dtype=torch.float64))
+        self.register_buffer("derived", torch.zeros(3), persistent=False)
+
+    def forward(self, x):
+        return x - self.centre
+
+
+class Deep(Alone):
+    """Followers in a list (one held twice), a follower and a plug-in in a dict, a frozen teacher with buffers."""
+
+    def __init__(self, student: nn.Module) -> None:
+        super().__init__(student)
+        self.teacher = noisy().requires_grad_(False)
+        self.averages = nn.ModuleList([Ema(student, 0.9), Ema(student, 0.5)])
+        self.parts = nn.ModuleDict({"past": Snapshot(student), "centred": Centred()})
+        self.tied = self.averages[0]
+
+    def loss(self, turn, batch, now):
+        y, parts = self.student(batch["image"]), self.parts
+        targets = [*(average(batch["image"]) for average in self.averages), parts["past"](batch["image"])]
+        value = sum((parts["centred"](y) - 0.5 * target).square().mean() for target in targets)
+        return Loss({"l": value}, average={"mean": y.detach().mean(0)})
+
+    def after(self, turn, stats, now):
+        for average in self.averages:
+            average.update(self.student)
+        if now.step % 2:
+            self.parts["past"].take(self.student)
+        self.parts["centred"].centre.lerp_(stats["mean"], 0.3)
+
+
+def test_state_comes_back_to_the_same_bits_however_deep_it_lies(tmp_path):
+    whole = fit(Deep(noisy()), data(), Plan(**PLAN)).method
+    fit(Deep(noisy()), data(), Plan(**PLAN), folder=tmp_path, until=3)
+    halves = fit(Deep(noisy()), data(), Plan(**PLAN), folder=tmp_path, resume=True).method
+    assert same_weights(whole, halves)
+
+
+def test_every_changing_tensor_is_in_the_state_once():
+    method = Deep(noisy())
+    state = Roles(method).state()
+    frozen = {id(p) for p in method.teacher.parameters()}
+    derived = {id(method.parts["centred"].derived)}
+    wanted = {id(t) for t in (*method.parameters(), *method.buffers())} - frozen - derived
+    assert sorted(id(t) for t in state.values()) == sorted(wanted)
+    assert {"net.student.0.weight", "net.averages.1.net.0.weight", "net.parts.centred.centre"} <= state.keys()
+
+
+class Tied(Alone):
+    """A frozen network, held before the student, shares its first layer."""
+
+    def __init__(self, student: nn.Module) -> None:
+        nn.Module.__init__(self)
+        self.body = nn.Sequential(student[0], nn.Identity())
+        self.student = student
+
+
+def test_a_parameter_that_a_frozen_network_shares_is_in_the_state_under_the_name_that_trains():
+    assert "net.student.0.weight" in Roles(Tied(net(0))).state()

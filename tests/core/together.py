@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 from redistill.core import Loss, Plan, UserError, fit
 from redistill.core.world import World, leave, shard
 from redistill.language.rollouts import sample
-from tests.core.test_exactness import PLAN, Alone, Followed, Masked
+from tests.core.test_exactness import PLAN, Alone, Followed, Listed, Masked
 from tests.core.toys import WIDTH, data, net
 
 DECAY = Plan(**PLAN, weight_decay=0.1)
@@ -101,6 +101,10 @@ def main(folder: Path) -> None:
     twin = sharded.average.get_buffer("twin_0/weight")
     assert isinstance(twin, DTensor) and twin.dtype == torch.float32
     out["twin"] = twin.full_tensor()
+
+    listed = fit(Listed(net(0)), data(), Plan(**PLAN, parallel="shard"), folder=folder / "listed").method
+    assert all(isinstance(p, DTensor) for p in listed.averages.parameters())
+    out |= {f"listed.{k}": v.full_tensor() for k, v in listed.state_dict().items()}
     torch.save({k: v.clone() for k, v in out.items()}, folder / f"rank{world.rank}.pt")
     leave()
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from redistill.core import checkpoint
 from redistill.core.errors import Diverged, UserError
-from redistill.core.followers import Ema, Follower
+from redistill.core.followers import Ema
 from redistill.core.loss import Loss
 from redistill.core.method import Again, Batch, Method
 from redistill.core.observers import Display, JsonLines, Tracker, Window
@@ -136,11 +136,12 @@ class Engine:
             if self.world.size == 1:
                 raise UserError("'shard' needs several processes (accelerate launch)", place="plan.parallel")
             self._unsharded = copy.deepcopy(self.method.export())  # a sharded module cannot be made whole again
-            for name, net in self.method.networks().items():
-                if name in self.roles.trained or isinstance(net, Follower):
-                    shard(net.net if isinstance(net, Follower) else net, self.world)
-                if isinstance(net, Ema):
-                    net.keep_twins()  # sharded as well
+            followers = self.roles.followers().values()
+            for net in (*(follower.net for follower in followers), *self.roles.trained.values()):
+                shard(net, self.world)
+            for follower in followers:
+                if isinstance(follower, Ema):
+                    follower.keep_twins()  # sharded as well
 
     def student(self) -> nn.Module:
         """What the method exports; where it is sharded, a copy with the whole weights (all ranks must call)."""

@@ -64,9 +64,8 @@ class Roles:
 
     def statistics(self, turn: str) -> list[Tensor]:
         """The saved buffers of fractions in the networks that ``turn`` trains: the running statistics of batch norm."""
-        modules = [m for name in self.trains[turn] for m in self.trained[name].modules()]
-        held = ((m, key, b) for m in modules for key, b in m.named_buffers(recurse=False))
-        return [b for m, key, b in held if b.is_floating_point() and key not in m._non_persistent_buffers_set]
+        held = [b for name in self.trains[turn] for b in _buffers(self.trained[name]).values()]
+        return [b for b in held if b.is_floating_point()]
 
     def audit(self, turn: str) -> None:
         """Once per turn, after the first backward pass: gradients are where they belong and nowhere else."""
@@ -83,20 +82,25 @@ class Roles:
                 assert not reached, f"turn {turn!r} left a gradient in {name!r}, which it does not train"
 
     def state(self) -> dict[str, Tensor]:
-        """What changes in a run, by name, not copied: buffers of the method, trained parameters, followers."""
-        tensors = {f"buffer.{name}": b for name, b in self.method.named_buffers(recurse=False)}
-        for name, net in self.method.networks().items():
-            names = net.copied if isinstance(net, Follower) else self.trainable.get(name)
-            if names is None:
-                continue
-            if isinstance(net, Follower):
-                tensors |= {f"net.{name}.{key}": twin for key, twin in net.named_buffers(recurse=False)}
-            inner = net.net if isinstance(net, Follower) else net
-            persistent = inner.state_dict(keep_vars=True).keys()
-            changing: dict[str, Tensor] = {k: p for k, p in inner.named_parameters() if k in names}
-            changing |= {k: b for k, b in inner.named_buffers() if k in persistent}
-            tensors |= {f"net.{name}.{key}": value for key, value in changing.items()}
-        return tensors
+        """What changes in a run, by name, not copied, each tensor once: trained parameters, what followers copied, all
+        buffers, however deep in the method they lie. Parameters of frozen networks come from outside."""
+        names = {f"{role}.{key}" for role, keys in self.trainable.items() for key in keys}
+        names |= {f"{name}.net.{key}" for name, follower in self.followers().items() for key in follower.copied}
+        every = self.method.named_parameters(remove_duplicate=False)  # a shared one may be frozen under its first name
+        found = dict(self.method.named_buffers(recurse=False)) | _buffers(self.method)
+        found |= {name: p for name, p in every if name in names}
+        once = {id(tensor): name for name, tensor in reversed(found.items())}
+        return {f"net.{name}": found[name] for name in once.values()}
+
+    def followers(self) -> dict[str, Follower]:
+        """All averages and snapshots, however deep in the method they lie."""
+        return {name: m for name, m in self.method.named_modules() if isinstance(m, Follower)}
+
+
+def _buffers(net: nn.Module) -> dict[str, Tensor]:
+    """The buffers of ``net`` that are saved, by name."""
+    held = ((name, m, key, b) for name, m in net.named_modules() for key, b in m.named_buffers(recurse=False))
+    return {f"{name}.{key}".lstrip("."): b for name, m, key, b in held if key not in m._non_persistent_buffers_set}
 
 
 def _with_plugins(method: Method) -> dict[str, list[str]]:
