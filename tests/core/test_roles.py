@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from redistill.core import Ema, Loss, Plan, Slot, Snapshot, fit
+from redistill.core import Ema, Loss, Plan, Slot, Snapshot, UserError, fit
 from redistill.core.followers import same_weights
 from redistill.core.roles import Roles
 from tests.core.test_exactness import Alone
@@ -111,3 +111,16 @@ class Tied(Alone):
 
 def test_a_parameter_that_a_frozen_network_shares_is_in_the_state_under_the_name_that_trains():
     assert "net.student.0.weight" in Roles(Tied(net(0))).state()
+
+
+class Bare(Alone):
+    """A parameter on the method itself."""
+
+    def __init__(self, student: nn.Module) -> None:
+        super().__init__(student)
+        self.gain = nn.Parameter(torch.ones(1))
+
+
+def test_a_parameter_on_the_method_itself_is_refused_with_a_remedy():
+    with pytest.raises(UserError, match=r"holds the parameter 'gain' itself.* put it in a module and name that in"):
+        fit(Bare(net(0)), data(), Plan(**PLAN))

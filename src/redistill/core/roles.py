@@ -16,6 +16,9 @@ class Roles:
 
     def __init__(self, method: Method) -> None:
         self.method = method
+        for name, _ in method.named_parameters(recurse=False):
+            message = f"{type(method).__name__} holds the parameter {name!r} itself, so no turn would train it; put it "
+            raise UserError(message + "in a module and name that in trains, or register it as a buffer", place="method")
         self.trains = _with_plugins(method)
         self.trained = {name: method.get_submodule(name) for name in self._names()}
         self.trainable = {
