@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
 
-from redistill.core import Ema, Loss, Plan, Slot, Snapshot, UserError, fit
+from redistill.core import Again, Ema, Loss, Plan, Slot, Snapshot, UserError, fit
 from redistill.core.followers import same_weights
 from redistill.core.roles import Roles
 from tests.core.test_exactness import Alone
@@ -124,3 +126,36 @@ class Bare(Alone):
 def test_a_parameter_on_the_method_itself_is_refused_with_a_remedy():
     with pytest.raises(UserError, match=r"holds the parameter 'gain' itself.* put it in a module and name that in"):
         fit(Bare(net(0)), data(), Plan(**PLAN))
+
+
+class Turning(Alone):
+    """Its turns are given."""
+
+    def __init__(self, student: nn.Module, turns: Callable[[int], tuple[str, ...]]) -> None:
+        super().__init__(student)
+        self.given = turns
+
+    def turns(self, now):
+        return self.given(now.step)
+
+
+def test_a_step_that_would_begin_with_the_batch_of_the_step_before_is_refused():
+    grpo = Turning(net(0), lambda step: (Again("student"),) if step % 4 else ("student",))
+    with pytest.raises(UserError, match=r"cannot be Again; repeat it within one step: \('student', Again\('student'\)"):
+        fit(grpo, data(), Plan(**PLAN))
+
+
+def test_one_batch_for_several_updates_of_a_step_is_resumed_to_the_same_bits(tmp_path):
+    def four(step: int) -> tuple[str, ...]:
+        return ("student", *[Again("student")] * 3)
+
+    whole = fit(Turning(net(0), four), data(), Plan(**PLAN)).method
+    fit(Turning(net(0), four), data(), Plan(**PLAN), folder=tmp_path, until=3)
+    assert same_weights(whole, fit(Turning(net(0), four), data(), Plan(**PLAN), folder=tmp_path, resume=True).method)
+
+
+@pytest.mark.parametrize("late", [0, 5])
+def test_an_unknown_turn_is_named(late):
+    wrong = Turning(net(0), lambda step: ("studnt" if step >= late else "student",))
+    with pytest.raises(UserError, match=r"Turning\.turns: unknown turn 'studnt'; did you mean 'student'"):
+        fit(wrong, data(), Plan(**PLAN))

@@ -153,7 +153,7 @@ class Engine:
         return self._unsharded.eval()
 
     def _fresh(self) -> int:
-        return max(1, sum(not isinstance(turn, Again) for turn in self.method.turns(self.now)))
+        return max(1, sum(not isinstance(turn, Again) for turn in self.roles.turns(self.now)))
 
     def _steps(self, epochs: int) -> int:
         return max(1, epochs * self.batches.per_epoch // self._fresh())
@@ -192,10 +192,10 @@ class Engine:
 
     def step(self, stream: Iterator[Micro]) -> None:
         """All turns of one step."""
-        for position, turn in enumerate(self.method.turns(self.now)):
+        for position, turn in enumerate(self.roles.turns(self.now)):
             self.now.turn = str(turn)
             self.roles.enter(turn)  # before ``prepare``, which may ask the student
-            if not (isinstance(turn, Again) and self._micros):
+            if not isinstance(turn, Again):
                 self._micros = self._fetch(stream, position)
                 self.roles.enter(turn)  # and after it, which may have left the student in evaluation mode
             stats = self._update(str(turn), self._accumulate(str(turn), position))

@@ -18,7 +18,7 @@ Batch = dict[str, Any]
 
 class Again(str):
     """A turn that gets the batch of the turn before it (and what :meth:`Method.prepare` made of it) instead of a
-    fresh one."""
+    fresh one. Never the first of a step: a checkpoint holds no batch."""
 
 
 class Method(Configured, nn.Module):

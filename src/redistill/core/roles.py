@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from redistill.core.errors import UserError, nearest
+from redistill.core.errors import UserError, nearest, unknown
 from redistill.core.followers import Follower, any_trains
-from redistill.core.method import Method
+from redistill.core.method import Again, Method
+from redistill.core.progress import Progress
 from redistill.core.slot import Slot
 from redistill.core.world import require_gradient
 
@@ -59,6 +60,17 @@ class Roles:
         for name, net in self.method.networks().items():
             net.eval()
             require_gradient(net, self.trainable.get(name, set()))
+
+    def turns(self, now: Progress) -> tuple[str, ...]:
+        """The turns of this step; refuses an unknown one, and a first one that wants the batch of another step."""
+        turns, place = tuple(self.method.turns(now)), f"{type(self.method).__name__}.turns"
+        for turn in turns:
+            if turn not in self.trains:
+                raise unknown("turn", turn, self.trains, place=place)
+        if turns and isinstance(turns[0], Again):  # no checkpoint holds a batch
+            repeat = f"repeat it within one step: ({turns[0]!r}, Again({turns[0]!r}))"
+            raise UserError(f"the first turn of a step cannot be Again; {repeat}", place=place)
+        return turns
 
     def parameters(self, turn: str) -> list[nn.Parameter]:
         """The parameters that ``turn`` trains, in a stable order."""
