@@ -159,3 +159,29 @@ def test_an_unknown_turn_is_named(late):
     wrong = Turning(net(0), lambda step: ("studnt" if step >= late else "student",))
     with pytest.raises(UserError, match=r"Turning\.turns: unknown turn 'studnt'; did you mean 'student'"):
         fit(wrong, data(), Plan(**PLAN))
+
+
+ONE = torch.ones((), requires_grad=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (ONE, "got a Tensor; return Loss"),
+        (None, "got a NoneType; return Loss"),
+        (Loss({}), "got no terms; return Loss"),
+        (Loss({"l": ONE}, watch={"step": 7}), "the name 'step' is taken"),
+        (Loss({"l": ONE}, watch={"lr": 7}), "the name 'lr' is taken"),
+        (Loss({"epoch": ONE}), "the name 'epoch' is taken"),
+        (Loss({"l": ONE}, watch={"l": 7}), "the name 'l' is taken"),
+        (Loss({"l": ONE.expand(3)}), r"'l' has the shape \[3\]; reduce it"),
+    ],
+)
+def test_what_is_no_loss_is_refused_in_one_line(given, said):
+    class Wrong(Alone):
+        def loss(self, turn, batch, now):
+            return given
+
+    with pytest.raises(UserError, match=f"loss of turn 'student': {said}") as refused:
+        fit(Wrong(net(0)), data(), Plan(**PLAN))
+    assert "\n" not in str(refused.value)

@@ -10,7 +10,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from redistill.core import checkpoint
 from redistill.core.errors import Diverged, UserError
 from redistill.core.followers import Ema
-from redistill.core.loss import Loss
+from redistill.core.loss import Sums, checked
 from redistill.core.method import Again, Batch, Method
 from redistill.core.observers import Display, JsonLines, Tracker, Window
 from redistill.core.plan import Plan
@@ -43,26 +43,6 @@ class Fitted:
     history: list[dict[str, Any]]
     seconds: float
     main: bool = True
-
-
-@dataclass
-class _Sums:
-    """Weighted sums over the micro-batches of one turn."""
-
-    weight: float | Tensor = 0.0
-    numbers: dict[str, Tensor] = field(default_factory=dict)
-    average: dict[str, Tensor] = field(default_factory=dict)
-    gather: dict[str, list[Tensor]] = field(default_factory=dict)
-
-    def add(self, loss: Loss, weight: float | Tensor) -> None:
-        self.weight = self.weight + weight
-        watched = {k: torch.as_tensor(v) for k, v in loss.watch.items()}
-        for store, values in ((self.numbers, {**loss.terms, **watched}), (self.average, loss.average)):
-            for name, value in values.items():
-                held = value.detach().to(torch.promote_types(value.dtype, torch.float32)) * weight
-                store[name] = store[name] + held if name in store else held
-        for name, rows in loss.gather.items():
-            self.gather.setdefault(name, []).append(rows.detach())
 
 
 def fit(
@@ -229,21 +209,21 @@ class Engine:
             torch.autocast(self.world.device.type, torch.bfloat16) if self.plan.precision == "bf16" else nullcontext()
         )
 
-    def _accumulate(self, turn: str, position: int) -> _Sums:
+    def _accumulate(self, turn: str, position: int) -> Sums:
         """Forward and backward over the micro-batches; gradients are sums of (weight x mean), divided once in
         `_update`."""
-        sums = _Sums()
+        sums = Sums()
         alone = len(self._micros) == 1 and self.world.size == 1
         for rows, batch in self._micros:
             self._begin(rows, position, "loss")
             with self._precision():
-                loss = self.method.loss(turn, batch, self.now)
+                loss = checked(self.method.loss(turn, batch, self.now), turn)
             weight = float(rows.stop - rows.start) if loss.weight is None else loss.weight
             sums.add(loss, weight)
             (loss.total if alone else loss.total * weight).backward()
         return sums
 
-    def _update(self, turn: str, sums: _Sums) -> dict[str, Tensor] | None:
+    def _update(self, turn: str, sums: Sums) -> dict[str, Tensor] | None:
         """Combine micro-batches and ranks, check, clip, step. Returns the statistics for ``after``; None where there
         are none because no row counts."""
         weight, numbers, stats = self._combine(sums)
@@ -274,7 +254,7 @@ class Engine:
         self.window.add({prefix + k: v for k, v in {**numbers, "lr": lr}.items()}, self._micros[0][0].total)
         return stats
 
-    def _combine(self, sums: _Sums) -> tuple[float, dict[str, float], dict[str, Tensor]]:
+    def _combine(self, sums: Sums) -> tuple[float, dict[str, float], dict[str, Tensor]]:
         """One sum over ranks for the weight, the logged numbers, the averaged statistics and the wish to stop."""
         device = self.world.device
         parts = [torch.as_tensor(sums.weight, dtype=torch.float32, device=device).reshape(1)]
