@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from redistill.core import Again, Ema, Loss, Plan, Slot, Snapshot, UserError, fit
+from redistill.core import Again, Ema, Loss, Method, Plan, Slot, Snapshot, UserError, fit
 from redistill.core.followers import same_weights
 from redistill.core.roles import Roles
 from tests.core.test_exactness import Alone
@@ -185,3 +185,65 @@ def test_what_is_no_loss_is_refused_in_one_line(given, said):
     with pytest.raises(UserError, match=f"loss of turn 'student': {said}") as refused:
         fit(Wrong(net(0)), data(), Plan(**PLAN))
     assert "\n" not in str(refused.value)
+
+
+class Late(Method):
+    """The student's turn trains a head as well, whose loss begins at step ``begin``; from step ``leak`` on the turn
+    leaves a gradient in the critic."""
+
+    trains = {"student": ["student", "head"], "critic": ["critic"]}
+
+    def __init__(self, begin: int = 0, leak: int = 99) -> None:
+        super().__init__()
+        self.student, self.head, self.critic, self.begin, self.leak = net(0), net(1), net(2), begin, leak
+
+    def loss(self, turn, batch, now):
+        y = self.student(batch["image"])
+        if turn == "critic":
+            return Loss({"l": self.critic(y).square().mean()})
+        if now.step >= self.leak:
+            self.critic.requires_grad_(True)
+        terms = {"l": self.critic(y).square().mean()}
+        return Loss(terms | ({"h": self.head(y).square().mean()} if now.step >= self.begin else {}))
+
+
+@pytest.mark.filterwarnings("ignore:turn 'student' trains 'head'")
+@pytest.mark.parametrize("until", [2, 6])
+def test_a_loss_may_begin_late_and_is_resumed_to_the_same_bits(until, tmp_path):
+    whole = fit(Late(begin=5), data(), Plan(**PLAN)).method
+    assert not same_weights(whole.head, net(1))
+    fit(Late(begin=5), data(), Plan(**PLAN), folder=tmp_path, until=until)
+    assert same_weights(whole, fit(Late(begin=5), data(), Plan(**PLAN), folder=tmp_path, resume=True).method)
+
+
+def test_a_network_that_no_gradient_reached_is_named_after_an_epoch_and_refused_at_the_end(tmp_path):
+    said = "turn 'student' trains 'head', but no gradient reached it"
+    fit(Late(begin=99), data(), Plan(**{**PLAN, "log_every": 1}), folder=tmp_path, until=1)  # half an epoch: too early
+    for _ in range(2):  # a resumed run that has ended already says the same
+        with pytest.raises(UserError, match=f"Late: {said}: the loss does not depend on it"):
+            fit(Late(begin=99), data(), Plan(**PLAN), folder=tmp_path, resume=True)
+    with pytest.warns(UserWarning, match=f"{said} so far"):
+        fit(Late(begin=99), data(), Plan(**PLAN), until=6)
+
+
+def test_what_met_its_gradient_before_a_pause_need_not_meet_another(tmp_path):
+    class Early(Late):
+        def loss(self, turn, batch, now):
+            self.begin = 0 if now.step < 2 else 99
+            return super().loss(turn, batch, now)
+
+    fit(Early(), data(), Plan(**PLAN), folder=tmp_path, until=3)
+    assert fit(Early(), data(), Plan(**PLAN), folder=tmp_path, resume=True).history
+
+
+def test_a_leak_of_a_later_step_is_caught_in_that_step():
+    method = Late(leak=4)
+    steps = []
+    with pytest.raises(AssertionError, match="turn 'student' left a gradient in 'critic', which it does not train"):
+        fit(
+            method,
+            data(),
+            Plan(**{**PLAN, "log_every": 1}),
+            observers=[lambda now, row, method: steps.append(now.step)],
+        )
+    assert steps == [0, 1, 2, 3]

@@ -160,6 +160,8 @@ class Engine:
             if asked:
                 raise SystemExit(f"stopped at step {self.now.step}; continue with --resume")
         self._give_back()
+        if self.now.step == self.steps:
+            self.roles.demand(end=True)  # what was learnt is saved by now
         self.seconds = time.perf_counter() - begin
 
     def _give_back(self) -> None:
@@ -238,7 +240,7 @@ class Engine:
         self.world.sum_gradients(parameters)
         self.roles.audit(turn)  # of all ranks together: a network may be used by some rows only
         gradients = [p.grad for p in parameters if p.grad is not None]
-        if len(self._micros) > 1 or self.world.size > 1:
+        if gradients and (len(self._micros) > 1 or self.world.size > 1):
             # fully_shard averages over ranks in the backward pass, replicas were summed
             torch._foreach_mul_(gradients, (self.world.size if self.plan.parallel == "shard" else 1) / weight)
         norm = nn.utils.clip_grad_norm_(parameters, optim.clip) if optim.clip else nn.utils.get_total_norm(gradients)
@@ -306,6 +308,8 @@ class Engine:
     def _log(self) -> None:
         row = self.window.flush(step=self.now.step + 1, epoch=self.now.epoch)
         self.history.append(row)
+        if self.drawn >= self.batches.per_epoch:
+            self.roles.demand(end=False)
         for observer in self.observers:
             observer(self.now, row, self.method)
 
@@ -329,6 +333,7 @@ class Engine:
         tensors = self.state()
         if self.world.main:
             numbers = {**self.identity(), "drawn": self.drawn, "history": self.history}
+            numbers["silent"] = self.roles.silent
             numbers["window"] = [self.window.sums, self.window.rows]
             checkpoint.write(self.folder / "checkpoints", self.now.step, tensors, numbers, keep=self.plan.keep)
         self.world.barrier()
@@ -360,7 +365,7 @@ class Engine:
         self.now.epoch = max(self.drawn - 1, 0) // self.batches.per_epoch
         self.now.ends_epoch = self.drawn > 0 and self.drawn % self.batches.per_epoch == 0
         self._counted.update(self.method.trains if self.now.step else ())
-        self.history = found.numbers["history"]
+        self.history, self.roles.silent = found.numbers["history"], found.numbers.get("silent", {})
         self.window.sums, self.window.rows = found.numbers["window"]
 
 

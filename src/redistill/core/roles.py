@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 from torch import Tensor, nn
 
 from redistill.core.errors import UserError, nearest, unknown
@@ -30,7 +32,8 @@ class Roles:
                 raise UserError(f"no parameter of {role!r} requires a gradient; nothing would train", place="method")
         self._now: str | None = None
         self._modes: list[tuple[nn.Module, bool]] = []
-        self._audited: set[str] = set()
+        self._frozen: dict[str, list[nn.Parameter]] = {}
+        self.silent: dict[str, list[str]] = {}  # turn that has run -> networks of it that no gradient has reached yet
 
     def _names(self) -> list[str]:
         have = self.method.networks()
@@ -47,11 +50,13 @@ class Roles:
                 module.training = mode
         if turn == self._now:
             return
-        self._now = str(turn)
+        self._now, self._frozen = str(turn), {}
         for name, net in self.method.networks().items():
             active = name in self.trains[turn]
             net.train(active)
             require_gradient(net, self.trainable.get(name, set()) if active else set())
+            if not active:
+                self._frozen[name] = list(net.parameters())
         self._modes = [(module, module.training) for module in self.method.modules()]
 
     def leave(self) -> None:
@@ -83,18 +88,22 @@ class Roles:
         return [b for b in held if b.is_floating_point()]
 
     def audit(self, turn: str) -> None:
-        """Once per turn, after the first backward pass: gradients are where they belong and nowhere else."""
-        if turn in self._audited:
-            return
-        self._audited.add(str(turn))
-        for name, net in self.method.networks().items():
-            reached = any(p.grad is not None for p in net.parameters())
-            if name in self.trains[turn]:
-                if isinstance(net, Slot) and not reached:
-                    raise UserError("the loss does not depend on it, so it cannot learn", place=f"options.{name}")
-                assert reached, f"turn {turn!r} trains {name!r}, but no gradient reached it"
-            else:
-                assert not reached, f"turn {turn!r} left a gradient in {name!r}, which it does not train"
+        """After every backward pass: no gradient in what ``turn`` does not train. Notes whom of the others one met."""
+        for name, parameters in self._frozen.items():
+            leaks = any(p.grad is not None for p in parameters)
+            assert not leaks, f"turn {turn!r} left a gradient in {name!r}, which it does not train"
+        waiting = self.silent.get(turn, self.trains[turn])
+        self.silent[turn] = [n for n in waiting if all(p.grad is None for p in self.trained[n].parameters())]
+
+    def demand(self, *, end: bool) -> None:
+        """A gradient must have met every network by the ``end`` of the run, for a loss may begin late; until then a
+        warning."""
+        for turn, name in ((turn, name) for turn, names in self.silent.items() for name in names):
+            said = f"turn {turn!r} trains {name!r}, but no gradient reached it"
+            if end:
+                place = f"options.{name}" if isinstance(self.trained[name], Slot) else type(self.method).__name__
+                raise UserError(f"{said}: the loss does not depend on it, so it cannot learn", place=place)
+            warnings.warn(f"{said} so far", stacklevel=2)
 
     def state(self) -> dict[str, Tensor]:
         """What changes in a run, by name, not copied, each tensor once: trained parameters, what followers copied, all
