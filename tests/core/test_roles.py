@@ -247,3 +247,30 @@ def test_a_leak_of_a_later_step_is_caught_in_that_step():
             observers=[lambda now, row, method: steps.append(now.step)],
         )
     assert steps == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, torch.OutOfMemoryError, UserError, SystemExit])
+def test_networks_come_back_trainable_whatever_ended_the_run(kind):
+    def stop(now, row, method):
+        raise kind("enough")
+
+    method = Late()
+    with pytest.raises(kind, match="enough"):
+        fit(method, data(), Plan(**PLAN), observers=[stop])
+    assert all(p.requires_grad and p.grad is None for p in method.parameters()) and not method.student.training
+    assert fit(Late(), data(), Plan(**PLAN)).history and fit(Alone(method.student), data(), Plan(**PLAN)).history
+
+
+def test_an_error_in_the_middle_of_a_loss_leaves_nothing_behind():
+    class Full(Late):
+        def loss(self, turn, batch, now):
+            loss = super().loss(turn, batch, now)
+            if now.step == 1 and turn == "critic":
+                loss.total.backward()
+                raise torch.OutOfMemoryError("full")
+            return loss
+
+    method = Full()
+    with pytest.raises(torch.OutOfMemoryError, match="full"):
+        fit(method, data(), Plan(**PLAN))
+    assert all(p.requires_grad and p.grad is None for p in method.parameters())

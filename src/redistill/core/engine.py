@@ -141,33 +141,31 @@ class Engine:
     # --- the loop ---------------------------------------------------------------------------------------------------
 
     def run(self, until: int, stop: threading.Event) -> None:
-        """Steps up to ``until``; saves on the way, at the end and when asked to stop."""
+        """Steps up to ``until``; saves on the way, at the end and when asked to stop. However it ends, the networks
+        are given back."""
         begin = self.window.since = self.window.begin = time.perf_counter()
-        stream, self._stop = self.batches.since(self.drawn), stop
-        while self.now.step < until:
-            try:
+        stream, self._stop, alike, asked = self.batches.since(self.drawn), stop, False, False
+        try:
+            while self.now.step < until and not asked:
                 self.step(stream)
-            except Diverged:  # on all ranks alike
-                self._give_back()
-                raise
-            if self._due(self.plan.log_every) or self.now.step + 1 == self.steps:
-                self._log()
-            self.now.step += 1
-            asked = self._asked if self.world.size > 1 else stop.is_set()
-            due = self.plan.save_every and self.now.step % self.plan.save_every == 0
-            if self.now.step == until or asked or due:
-                self.save()
-            if asked:
-                raise SystemExit(f"stopped at step {self.now.step}; continue with --resume")
-        self._give_back()
+                if self._due(self.plan.log_every) or self.now.step + 1 == self.steps:
+                    self._log()
+                self.now.step += 1
+                asked = self._asked if self.world.size > 1 else stop.is_set()
+                due = self.plan.save_every and self.now.step % self.plan.save_every == 0
+                if self.now.step == until or asked or due:
+                    self.save()
+            alike = True
+        except Diverged:
+            alike = True
+            raise
+        finally:
+            self.roles.leave(alike=alike)
+        if asked:
+            raise SystemExit(f"stopped at step {self.now.step}; continue with --resume")
         if self.now.step == self.steps:
             self.roles.demand(end=True)  # what was learnt is saved by now
         self.seconds = time.perf_counter() - begin
-
-    def _give_back(self) -> None:
-        for optimizer in self.optimizers.values():
-            optimizer.zero_grad(set_to_none=True)
-        self.roles.leave()
 
     def _due(self, every: int) -> bool:
         return (self.now.step + 1) % every == 0

@@ -59,12 +59,13 @@ class Roles:
                 self._frozen[name] = list(net.parameters())
         self._modes = [(module, module.training) for module in self.method.modules()]
 
-    def leave(self) -> None:
-        """Give every network back as it came: what trained requires a gradient again; evaluation mode."""
+    def leave(self, *, alike: bool = True) -> None:
+        """Give every network back as it came: what trained requires a gradient again; no gradient, evaluation mode.
+        ``alike``: all ranks are here."""
         self._now, self._modes = None, []
         for name, net in self.method.networks().items():
-            net.eval()
-            require_gradient(net, self.trainable.get(name, set()))
+            net.eval().zero_grad(set_to_none=True)
+            require_gradient(net, self.trainable.get(name, set()), alike=alike)
 
     def turns(self, now: Progress) -> tuple[str, ...]:
         """The turns of this step; refuses an unknown one, and a first one that wants the batch of another step."""

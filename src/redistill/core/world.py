@@ -130,12 +130,13 @@ def leave() -> None:
         os._exit(0)
 
 
-def require_gradient(net: nn.Module, names: Collection[str]) -> None:
+def require_gradient(net: nn.Module, names: Collection[str], *, alike: bool = True) -> None:
     """Let exactly the parameters called ``names`` require a gradient.
 
-    A sharded network holds every parameter twice, as a shard and gathered for the forward pass; both are set.
+    A sharded network holds every parameter twice, as a shard and gathered for the forward pass; both are set. A rank
+    that others may not follow (not ``alike``) sets what it holds: to gather, it would wait for them.
     """
-    sharded = [module for module in net.modules() if isinstance(module, FSDPModule)]
+    sharded = [module for module in net.modules() if alike and isinstance(module, FSDPModule)]
     for module in sharded:
         module.unshard()
     _set_required(net, names)
