@@ -28,7 +28,7 @@ from redistill.core.progress import Progress, Rows, seed_of
 from redistill.core.roles import Roles
 from redistill.core.slot import describe
 from redistill.core.source import Batches, cut
-from redistill.core.world import World, is_sharded, placed_like, shard, whole
+from redistill.core.world import World, backward_of_nothing, is_sharded, placed_like, shard, whole
 
 Micro = tuple[Rows, Batch]
 
@@ -219,8 +219,12 @@ class Engine:
             with self._precision():
                 loss = checked(self.method.loss(turn, batch, self.now), turn)
             weight = float(rows.stop - rows.start) if loss.weight is None else loss.weight
-            sums.add(loss, weight)
-            (loss.total if alone else loss.total * weight).backward()
+            counts = alone or bool(weight > 0)
+            sums.add(loss, weight, counts)
+            if counts:
+                (loss.total if alone else loss.total * weight).backward()
+            elif self.plan.parallel == "shard":
+                backward_of_nothing(loss.total)
         return sums
 
     def _update(self, turn: str, sums: Sums) -> dict[str, Tensor] | None:

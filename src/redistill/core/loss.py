@@ -61,12 +61,14 @@ class Sums:
     average: dict[str, Tensor] = field(default_factory=dict)
     gather: dict[str, list[Tensor]] = field(default_factory=dict)
 
-    def add(self, loss: Loss, weight: float | Tensor) -> None:
+    def add(self, loss: Loss, weight: float | Tensor, counts: bool) -> None:
+        """Take in a micro-batch; of one that does not count the shapes alone, for 0 times NaN is NaN."""
         self.weight = self.weight + weight
         watched = {k: torch.as_tensor(v) for k, v in loss.watch.items()}
         for store, values in ((self.numbers, {**loss.terms, **watched}), (self.average, loss.average)):
             for name, value in values.items():
-                held = value.detach().to(torch.promote_types(value.dtype, torch.float32)) * weight
+                held = value.detach().to(torch.promote_types(value.dtype, torch.float32))
+                held = held * weight if counts else torch.zeros_like(held)
                 store[name] = store[name] + held if name in store else held
         for name, rows in loss.gather.items():
             self.gather.setdefault(name, []).append(rows.detach())

@@ -151,6 +151,24 @@ def _set_required(net: nn.Module, names: Collection[str]) -> None:
         parameter.requires_grad_(name in names)
 
 
+def backward_of_nothing(total: Tensor) -> None:
+    """The backward pass of ``total`` for the sake of its collective calls: adds zeros to the gradients, even of NaN."""
+    nodes, queue = set[Any](), [total.grad_fn]
+    while queue:
+        node = queue.pop()
+        if node is not None and node not in nodes:
+            nodes.add(node)
+            queue += [following for following, _ in node.next_functions]
+    hooks = [node.register_prehook(_zeros) for node in nodes if hasattr(node, "variable")]  # where gradients are added
+    total.backward()
+    for hook in hooks:
+        hook.remove()
+
+
+def _zeros(gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    return tuple(None if g is None else torch.zeros_like(g) for g in gradients)
+
+
 def whole(tensor: Tensor) -> Tensor:
     """The full tensor behind a shard, detached."""
     detached = tensor.detach()
