@@ -92,10 +92,11 @@ class Engine:
         self.roles = Roles(method)
         self._place()
         self.optimizers = {turn: plan.optim(turn).build(self.roles.parameters(turn)) for turn in method.trains}
-        self.now = Progress(seed=plan.seed, device=self.world.device)
+        self.now = Progress(seed=plan.seed, steps=plan.steps or 1, device=self.world.device)
         self.drawn = 0  # global batches
-        self.now.steps = self.steps = plan.steps or self._steps(plan.epochs or 1)
-        self.now.epochs = plan.epochs or max(1, math.ceil(self.steps * self._fresh() / self.batches.per_epoch))
+        fresh = max(1, sum(not isinstance(turn, Again) for turn in self.roles.turns(self.now)))  # batches of a step
+        self.now.steps = self.steps = plan.steps or max(1, (plan.epochs or 1) * self.batches.per_epoch // fresh)
+        self.now.epochs = plan.epochs or max(1, math.ceil(self.steps * fresh / self.batches.per_epoch))
         self.history: list[dict[str, Any]] = []
         self.observers: list[Any] = []
         self.window = Window()
@@ -132,12 +133,6 @@ class Engine:
         self._unsharded.load_state_dict({name: whole(t) for name, t in state.items()})
         return self._unsharded.eval()
 
-    def _fresh(self) -> int:
-        return max(1, sum(not isinstance(turn, Again) for turn in self.roles.turns(self.now)))
-
-    def _steps(self, epochs: int) -> int:
-        return max(1, epochs * self.batches.per_epoch // self._fresh())
-
     # --- the loop ---------------------------------------------------------------------------------------------------
 
     def run(self, until: int, stop: threading.Event) -> None:
@@ -148,7 +143,7 @@ class Engine:
         try:
             while self.now.step < until and not asked:
                 self.step(stream)
-                if self._due(self.plan.log_every) or self.now.step + 1 == self.steps:
+                if (self.now.step + 1) % self.plan.log_every == 0 or self.now.step + 1 == self.steps:
                     self._log()
                 self.now.step += 1
                 asked = self._asked if self.world.size > 1 else stop.is_set()
@@ -166,9 +161,6 @@ class Engine:
         if self.now.step == self.steps:
             self.roles.demand(end=True)  # what was learnt is saved by now
         self.seconds = time.perf_counter() - begin
-
-    def _due(self, every: int) -> bool:
-        return (self.now.step + 1) % every == 0
 
     def step(self, stream: Iterator[Micro]) -> None:
         """All turns of one step."""

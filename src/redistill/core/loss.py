@@ -46,9 +46,7 @@ def checked(loss: object, turn: str) -> Loss:
         if name in RESERVED or (name in loss.terms and name in loss.watch):
             raise UserError(f"the name {name!r} is taken in the log; choose another", place=place)
         if torch.as_tensor(value).numel() != 1:
-            raise UserError(
-                f"{name!r} has the shape {list(torch.as_tensor(value).shape)}; reduce it to one number", place=place
-            )
+            raise UserError(f"{name!r} is more than one number; reduce it, to its mean perhaps", place=place)
     return loss
 
 

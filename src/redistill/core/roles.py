@@ -22,25 +22,21 @@ class Roles:
         for name, _ in method.named_parameters(recurse=False):
             message = f"{type(method).__name__} holds the parameter {name!r} itself, so no turn would train it; put it "
             raise UserError(message + "in a module and name that in trains, or register it as a buffer", place="method")
-        self.trains = _with_plugins(method)
-        self.trained = {name: method.get_submodule(name) for name in self._names()}
+        self.trains, have = _with_plugins(method), method.networks()
+        names = dict.fromkeys(name for nets in self.trains.values() for name in nets)
+        for name in names:
+            assert name in have, f"{type(method).__name__}.trains names {name!r}; {nearest(name, have)}"
+        self.trained = {name: have[name] for name in names}
         self.trainable = {
             role: {n for n, p in net.named_parameters() if p.requires_grad} for role, net in self.trained.items()
         }
-        for role, names in self.trainable.items():
-            if not names:
+        for role, keys in self.trainable.items():
+            if not keys:
                 raise UserError(f"no parameter of {role!r} requires a gradient; nothing would train", place="method")
         self._now: str | None = None
         self._modes: list[tuple[nn.Module, bool]] = []
         self._frozen: dict[str, list[nn.Parameter]] = {}
         self.silent: dict[str, list[str]] = {}  # turn that has run -> networks of it that no gradient has reached yet
-
-    def _names(self) -> list[str]:
-        have = self.method.networks()
-        names = list(dict.fromkeys(n for nets in self.trains.values() for n in nets))
-        for name in names:
-            assert name in have, f"{type(self.method).__name__}.trains names {name!r}; {nearest(name, have)}"
-        return names
 
     def enter(self, turn: str) -> None:
         """Thaw the networks of ``turn`` (train mode), freeze all others (eval mode). A gradient still flows through
@@ -50,18 +46,16 @@ class Roles:
                 module.training = mode
         if turn == self._now:
             return
-        self._now, self._frozen = str(turn), {}
-        for name, net in self.method.networks().items():
+        self._now, networks = str(turn), self.method.networks()
+        for name, net in networks.items():
             active = name in self.trains[turn]
             net.train(active)
             require_gradient(net, self.trainable.get(name, set()) if active else set())
-            if not active:
-                self._frozen[name] = list(net.parameters())
+        self._frozen = {n: [p for p in net.parameters() if not p.requires_grad] for n, net in networks.items()}
         self._modes = [(module, module.training) for module in self.method.modules()]
 
     def leave(self, *, alike: bool = True) -> None:
-        """Give every network back as it came: what trained requires a gradient again; no gradient, evaluation mode.
-        ``alike``: all ranks are here."""
+        """Give every network back as it came, in evaluation mode, without gradients. ``alike``: all ranks do so."""
         self._now, self._modes = None, []
         for name, net in self.method.networks().items():
             net.eval().zero_grad(set_to_none=True)
@@ -85,8 +79,8 @@ class Roles:
 
     def statistics(self, turn: str) -> list[Tensor]:
         """The saved buffers of fractions in the networks that ``turn`` trains: the running statistics of batch norm."""
-        held = [b for name in self.trains[turn] for b in _buffers(self.trained[name]).values()]
-        return [b for b in held if b.is_floating_point()]
+        nets = [self.trained[name] for name in self.trains[turn]]
+        return [b for net in nets for b in _buffers(net).values() if b.is_floating_point()]
 
     def audit(self, turn: str) -> None:
         """After every backward pass: no gradient in what ``turn`` does not train. Notes whom of the others one met."""
@@ -97,8 +91,7 @@ class Roles:
         self.silent[turn] = [n for n in waiting if all(p.grad is None for p in self.trained[n].parameters())]
 
     def demand(self, *, end: bool) -> None:
-        """A gradient must have met every network by the ``end`` of the run, for a loss may begin late; until then a
-        warning."""
+        """A gradient must have met every network by the ``end`` (a loss may begin late); a warning before that."""
         for turn, name in ((turn, name) for turn, names in self.silent.items() for name in names):
             said = f"turn {turn!r} trains {name!r}, but no gradient reached it"
             if end:
