@@ -105,7 +105,7 @@ class Deaf(Leak):
 
 def test_a_turn_that_reaches_nothing_is_caught():
     said = "turn 'student' trains 'student', but no gradient reached it"
-    with pytest.warns(UserWarning, match=said), pytest.raises(UserError, match=f"{said}: the loss does not depend on"):
+    with pytest.warns(UserWarning, match=said), pytest.raises(UserError, match=f"Deaf.student: .*{said}"):
         fit(Deaf(net(0), net(1)), data(), PLAN)
 
 

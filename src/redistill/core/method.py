@@ -25,8 +25,8 @@ class Method(Configured, nn.Module):
     """One published algorithm.
 
     Constructor: networks are positional, options keyword-only, typed and with defaults; the options are the recipe's
-    keys. Buffers of the method (tables, centres, queues) are state and travel in checkpoints, as do trained networks
-    and followers (:class:`Ema`, :class:`Snapshot`). All other networks are frozen and come from outside.
+    keys. Trained networks, followers (:class:`Ema`, :class:`Snapshot`) and buffers (tables, centres, queues) are state
+    and travel in checkpoints, however deep they lie. All other parameters are frozen and come from outside.
     """
 
     trains: ClassVar[Mapping[str, tuple[str, ...] | list[str]]] = {"student": ["student"]}

@@ -95,8 +95,8 @@ class Roles:
         for turn, name in ((turn, name) for turn, names in self.silent.items() for name in names):
             said = f"turn {turn!r} trains {name!r}, but no gradient reached it"
             if end:
-                place = f"options.{name}" if isinstance(self.trained[name], Slot) else type(self.method).__name__
-                raise UserError(f"{said}: the loss does not depend on it, so it cannot learn", place=place)
+                owner = "options" if isinstance(self.trained[name], Slot) else type(self.method).__name__
+                raise UserError(f"the loss does not depend on it ({said})", place=f"{owner}.{name}")
             warnings.warn(f"{said} so far", stacklevel=2)
 
     def state(self) -> dict[str, Tensor]:
