@@ -47,6 +47,22 @@ class Masked(Alone):
         self.means += stats["m"]
 
 
+class Nothing(Masked):
+    """The mean over no row is no number, and so are its slopes."""
+
+    def loss(self, turn, batch, now):
+        keep = batch["index"] < self.rows
+        value = (self.student(batch["image"]).square().mean(1) * keep).sum() / keep.sum()
+        return Loss({"l": value}, weight=keep.sum(), average={"m": value.detach()}, watch={"w": value.detach()})
+
+
+def test_a_micro_batch_in_which_no_row_counts_adds_nothing():
+    whole, cut = (fit(Nothing(net(0), rows=20), data(), Plan(**PLAN, accumulate=parts)) for parts in (1, 10))
+    for left, right in zip(whole.method.state_dict().values(), cut.method.state_dict().values()):
+        torch.testing.assert_close(left, right, rtol=0, atol=1e-9)
+    assert [row["l"] for row in whole.history] == pytest.approx([row["l"] for row in cut.history], abs=1e-6)
+
+
 @pytest.mark.parametrize("parts", [1, 2])
 def test_a_batch_in_which_no_row_counts_is_skipped(parts):
     method = Masked(net(0), rows=2)  # two rows of 37: at least two of the four batches of an epoch are empty
@@ -144,6 +160,18 @@ class Followed(Alone):
 
     def after(self, turn, stats, now):
         self.average.update(self.student)
+
+
+class Listed(Alone):
+    """A student and two averages of it in a list."""
+
+    def __init__(self, student: nn.Module) -> None:
+        super().__init__(student)
+        self.averages = nn.ModuleList([Ema(student, 0.9), Ema(student, 0.5)])
+
+    def after(self, turn, stats, now):
+        for average in self.averages:
+            average.update(self.student)
 
 
 def moved(dtype: torch.dtype, cast_later: bool = False) -> tuple[Ema, nn.Module]:

@@ -7,7 +7,7 @@ import torch
 
 from redistill.core import Plan, fit
 from tests.core.processes import in_two_processes
-from tests.core.test_exactness import PLAN, Followed, Masked
+from tests.core.test_exactness import PLAN, Followed, Listed, Masked, Nothing
 from tests.core.together import DECAY, spare
 from tests.core.toys import data, net
 
@@ -60,3 +60,18 @@ def test_the_twins_of_a_sharded_average_are_sharded_and_saved(ranks, folder):
     resumed = Followed(net(0).bfloat16())
     fit(resumed, {"image": data()["image"].bfloat16()}, Plan(**PLAN), folder=folder / "low", resume=True)
     assert torch.equal(resumed.average.get_buffer("twin_0/weight"), ranks[0]["twin"])
+
+
+def test_averages_in_a_list_are_sharded_saved_and_the_same_as_in_one_process(ranks, folder):
+    one = fit(Listed(net(0)), data(), Plan(**PLAN)).method.state_dict()
+    resumed = fit(Listed(net(0)), data(), Plan(**PLAN), folder=folder / "listed", resume=True).method.state_dict()
+    for got in (*(part(rank, "listed") for rank in ranks), resumed):
+        assert all(torch.allclose(got[k], v, rtol=0, atol=1e-9) for k, v in one.items())
+
+
+@pytest.mark.parametrize("parallel", ["replicate", "shard"])
+def test_micro_batches_in_which_no_row_counts_add_nothing_on_any_rank(parallel, ranks):
+    one = fit(Nothing(net(0), rows=20), data(), Plan(**PLAN)).method.state_dict()
+    for rank in ranks:
+        got = part(rank, f"nothing.{parallel}")
+        assert all(torch.allclose(got[k], v, rtol=0, atol=1e-9) for k, v in one.items())

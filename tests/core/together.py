@@ -12,9 +12,9 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from redistill.core import Loss, Plan, UserError, fit
-from redistill.core.world import World, leave, shard
+from redistill.core.world import World, leave, shard, whole
 from redistill.language.rollouts import sample
-from tests.core.test_exactness import PLAN, Alone, Followed, Masked
+from tests.core.test_exactness import PLAN, Alone, Followed, Listed, Masked, Nothing
 from tests.core.toys import WIDTH, data, net
 
 DECAY = Plan(**PLAN, weight_decay=0.1)
@@ -101,6 +101,15 @@ def main(folder: Path) -> None:
     twin = sharded.average.get_buffer("twin_0/weight")
     assert isinstance(twin, DTensor) and twin.dtype == torch.float32
     out["twin"] = twin.full_tensor()
+
+    for parallel in ("replicate", "shard"):
+        plan = Plan(**PLAN, parallel=parallel, accumulate=4)  # micro-batches of a row or two: many in which none counts
+        state = fit(Nothing(net(0), rows=20), data(), plan).method.state_dict()
+        out |= {f"nothing.{parallel}.{k}": whole(v) for k, v in state.items()}
+
+    listed = fit(Listed(net(0)), data(), Plan(**PLAN, parallel="shard"), folder=folder / "listed").method
+    assert all(isinstance(p, DTensor) for p in listed.averages.parameters())
+    out |= {f"listed.{k}": v.full_tensor() for k, v in listed.state_dict().items()}
     torch.save({k: v.clone() for k, v in out.items()}, folder / f"rank{world.rank}.pt")
     leave()
 

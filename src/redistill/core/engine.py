@@ -10,7 +10,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from redistill.core import checkpoint
 from redistill.core.errors import Diverged, UserError
-from redistill.core.followers import Ema, Follower
-from redistill.core.loss import Loss
+from redistill.core.followers import Ema
+from redistill.core.loss import Sums, checked
 from redistill.core.method import Again, Batch, Method
 from redistill.core.observers import Display, JsonLines, Tracker, Window
 from redistill.core.plan import Plan
@@ -28,7 +28,7 @@ from redistill.core.progress import Progress, Rows, seed_of
 from redistill.core.roles import Roles
 from redistill.core.slot import describe
 from redistill.core.source import Batches, cut
-from redistill.core.world import World, is_sharded, placed_like, shard, whole
+from redistill.core.world import World, backward_of_nothing, is_sharded, placed_like, shard, whole
 
 Micro = tuple[Rows, Batch]
 
@@ -43,26 +43,6 @@ class Fitted:
     history: list[dict[str, Any]]
     seconds: float
     main: bool = True
-
-
-@dataclass
-class _Sums:
-    """Weighted sums over the micro-batches of one turn."""
-
-    weight: float | Tensor = 0.0
-    numbers: dict[str, Tensor] = field(default_factory=dict)
-    average: dict[str, Tensor] = field(default_factory=dict)
-    gather: dict[str, list[Tensor]] = field(default_factory=dict)
-
-    def add(self, loss: Loss, weight: float | Tensor) -> None:
-        self.weight = self.weight + weight
-        watched = {k: torch.as_tensor(v) for k, v in loss.watch.items()}
-        for store, values in ((self.numbers, {**loss.terms, **watched}), (self.average, loss.average)):
-            for name, value in values.items():
-                held = value.detach().to(torch.promote_types(value.dtype, torch.float32)) * weight
-                store[name] = store[name] + held if name in store else held
-        for name, rows in loss.gather.items():
-            self.gather.setdefault(name, []).append(rows.detach())
 
 
 def fit(
@@ -112,10 +92,11 @@ class Engine:
         self.roles = Roles(method)
         self._place()
         self.optimizers = {turn: plan.optim(turn).build(self.roles.parameters(turn)) for turn in method.trains}
-        self.now = Progress(seed=plan.seed, device=self.world.device)
+        self.now = Progress(seed=plan.seed, steps=plan.steps or 1, device=self.world.device)
         self.drawn = 0  # global batches
-        self.now.steps = self.steps = plan.steps or self._steps(plan.epochs or 1)
-        self.now.epochs = plan.epochs or max(1, math.ceil(self.steps * self._fresh() / self.batches.per_epoch))
+        fresh = max(1, sum(not isinstance(turn, Again) for turn in self.roles.turns(self.now)))  # batches of a step
+        self.now.steps = self.steps = plan.steps or max(1, (plan.epochs or 1) * self.batches.per_epoch // fresh)
+        self.now.epochs = plan.epochs or max(1, math.ceil(self.steps * fresh / self.batches.per_epoch))
         self.history: list[dict[str, Any]] = []
         self.observers: list[Any] = []
         self.window = Window()
@@ -136,11 +117,12 @@ class Engine:
             if self.world.size == 1:
                 raise UserError("'shard' needs several processes (accelerate launch)", place="plan.parallel")
             self._unsharded = copy.deepcopy(self.method.export())  # a sharded module cannot be made whole again
-            for name, net in self.method.networks().items():
-                if name in self.roles.trained or isinstance(net, Follower):
-                    shard(net.net if isinstance(net, Follower) else net, self.world)
-                if isinstance(net, Ema):
-                    net.keep_twins()  # sharded as well
+            followers = self.roles.followers().values()
+            for net in (*(follower.net for follower in followers), *self.roles.trained.values()):
+                shard(net, self.world)
+            for follower in followers:
+                if isinstance(follower, Ema):
+                    follower.keep_twins()  # sharded as well
 
     def student(self) -> nn.Module:
         """What the method exports; where it is sharded, a copy with the whole weights (all ranks must call)."""
@@ -151,51 +133,43 @@ class Engine:
         self._unsharded.load_state_dict({name: whole(t) for name, t in state.items()})
         return self._unsharded.eval()
 
-    def _fresh(self) -> int:
-        return max(1, sum(not isinstance(turn, Again) for turn in self.method.turns(self.now)))
-
-    def _steps(self, epochs: int) -> int:
-        return max(1, epochs * self.batches.per_epoch // self._fresh())
-
     # --- the loop ---------------------------------------------------------------------------------------------------
 
     def run(self, until: int, stop: threading.Event) -> None:
-        """Steps up to ``until``; saves on the way, at the end and when asked to stop."""
+        """Steps up to ``until``; saves on the way, at the end and when asked to stop. However it ends, the networks
+        are given back."""
         begin = self.window.since = self.window.begin = time.perf_counter()
-        stream, self._stop = self.batches.since(self.drawn), stop
-        while self.now.step < until:
-            try:
+        stream, self._stop, alike, asked = self.batches.since(self.drawn), stop, False, False
+        try:
+            while self.now.step < until and not asked:
                 self.step(stream)
-            except Diverged:  # on all ranks alike
-                self._give_back()
-                raise
-            if self._due(self.plan.log_every) or self.now.step + 1 == self.steps:
-                self._log()
-            self.now.step += 1
-            asked = self._asked if self.world.size > 1 else stop.is_set()
-            due = self.plan.save_every and self.now.step % self.plan.save_every == 0
-            if self.now.step == until or asked or due:
-                self.save()
-            if asked:
-                raise SystemExit(f"stopped at step {self.now.step}; continue with --resume")
-        self._give_back()
+                if (self.now.step + 1) % self.plan.log_every == 0 or self.now.step + 1 == self.steps:
+                    self._log()
+                self.now.step += 1
+                asked = self._asked if self.world.size > 1 else stop.is_set()
+                due = self.plan.save_every and self.now.step % self.plan.save_every == 0
+                if self.now.step == until or asked or due:
+                    self.save()
+            alike = True
+        except Diverged:
+            alike = True
+            raise
+        finally:
+            self.roles.leave(alike=alike)
+        if asked:
+            raise SystemExit(f"stopped at step {self.now.step}; continue with --resume")
+        if self.now.step == self.steps:
+            self.roles.demand(end=True)  # what was learnt is saved by now
         self.seconds = time.perf_counter() - begin
-
-    def _give_back(self) -> None:
-        for optimizer in self.optimizers.values():
-            optimizer.zero_grad(set_to_none=True)
-        self.roles.leave()
-
-    def _due(self, every: int) -> bool:
-        return (self.now.step + 1) % every == 0
 
     def step(self, stream: Iterator[Micro]) -> None:
         """All turns of one step."""
-        for position, turn in enumerate(self.method.turns(self.now)):
+        for position, turn in enumerate(self.roles.turns(self.now)):
             self.now.turn = str(turn)
             self.roles.enter(turn)  # before ``prepare``, which may ask the student
-            if not (isinstance(turn, Again) and self._micros):
+            if not isinstance(turn, Again):
                 self._micros = self._fetch(stream, position)
+                self.roles.enter(turn)  # and after it, which may have left the student in evaluation mode
             stats = self._update(str(turn), self._accumulate(str(turn), position))
             with torch.no_grad():
                 self.world.level(self.roles.statistics(turn) if self.world.size > 1 else [])
@@ -227,21 +201,25 @@ class Engine:
             torch.autocast(self.world.device.type, torch.bfloat16) if self.plan.precision == "bf16" else nullcontext()
         )
 
-    def _accumulate(self, turn: str, position: int) -> _Sums:
+    def _accumulate(self, turn: str, position: int) -> Sums:
         """Forward and backward over the micro-batches; gradients are sums of (weight x mean), divided once in
         `_update`."""
-        sums = _Sums()
+        sums = Sums()
         alone = len(self._micros) == 1 and self.world.size == 1
         for rows, batch in self._micros:
             self._begin(rows, position, "loss")
             with self._precision():
-                loss = self.method.loss(turn, batch, self.now)
+                loss = checked(self.method.loss(turn, batch, self.now), turn)
             weight = float(rows.stop - rows.start) if loss.weight is None else loss.weight
-            sums.add(loss, weight)
-            (loss.total if alone else loss.total * weight).backward()
+            counts = alone or bool(weight > 0)
+            sums.add(loss, weight, counts)
+            if counts:
+                (loss.total if alone else loss.total * weight).backward()
+            elif self.plan.parallel == "shard":
+                backward_of_nothing(loss.total)
         return sums
 
-    def _update(self, turn: str, sums: _Sums) -> dict[str, Tensor] | None:
+    def _update(self, turn: str, sums: Sums) -> dict[str, Tensor] | None:
         """Combine micro-batches and ranks, check, clip, step. Returns the statistics for ``after``; None where there
         are none because no row counts."""
         weight, numbers, stats = self._combine(sums)
@@ -256,7 +234,7 @@ class Engine:
         self.world.sum_gradients(parameters)
         self.roles.audit(turn)  # of all ranks together: a network may be used by some rows only
         gradients = [p.grad for p in parameters if p.grad is not None]
-        if len(self._micros) > 1 or self.world.size > 1:
+        if gradients and (len(self._micros) > 1 or self.world.size > 1):
             # fully_shard averages over ranks in the backward pass, replicas were summed
             torch._foreach_mul_(gradients, (self.world.size if self.plan.parallel == "shard" else 1) / weight)
         norm = nn.utils.clip_grad_norm_(parameters, optim.clip) if optim.clip else nn.utils.get_total_norm(gradients)
@@ -272,7 +250,7 @@ class Engine:
         self.window.add({prefix + k: v for k, v in {**numbers, "lr": lr}.items()}, self._micros[0][0].total)
         return stats
 
-    def _combine(self, sums: _Sums) -> tuple[float, dict[str, float], dict[str, Tensor]]:
+    def _combine(self, sums: Sums) -> tuple[float, dict[str, float], dict[str, Tensor]]:
         """One sum over ranks for the weight, the logged numbers, the averaged statistics and the wish to stop."""
         device = self.world.device
         parts = [torch.as_tensor(sums.weight, dtype=torch.float32, device=device).reshape(1)]
@@ -324,6 +302,8 @@ class Engine:
     def _log(self) -> None:
         row = self.window.flush(step=self.now.step + 1, epoch=self.now.epoch)
         self.history.append(row)
+        if self.drawn >= self.batches.per_epoch:
+            self.roles.demand(end=False)
         for observer in self.observers:
             observer(self.now, row, self.method)
 
@@ -347,6 +327,7 @@ class Engine:
         tensors = self.state()
         if self.world.main:
             numbers = {**self.identity(), "drawn": self.drawn, "history": self.history}
+            numbers["silent"] = self.roles.silent
             numbers["window"] = [self.window.sums, self.window.rows]
             checkpoint.write(self.folder / "checkpoints", self.now.step, tensors, numbers, keep=self.plan.keep)
         self.world.barrier()
@@ -378,7 +359,7 @@ class Engine:
         self.now.epoch = max(self.drawn - 1, 0) // self.batches.per_epoch
         self.now.ends_epoch = self.drawn > 0 and self.drawn % self.batches.per_epoch == 0
         self._counted.update(self.method.trains if self.now.step else ())
-        self.history = found.numbers["history"]
+        self.history, self.roles.silent = found.numbers["history"], found.numbers.get("silent", {})
         self.window.sums, self.window.rows = found.numbers["window"]
 
 

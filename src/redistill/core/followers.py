@@ -113,8 +113,5 @@ class Snapshot(Follower):
 def same_weights(a: nn.Module, b: nn.Module) -> bool:
     """Whether two networks hold the same bits."""
     left, right = a.state_dict(), b.state_dict()
-    return left.keys() == right.keys() and all(_equal(left[k], right[k]) for k in left)
-
-
-def _equal(a: Tensor, b: Tensor) -> bool:
-    return a.dtype == b.dtype and torch.equal(a, b)
+    same = (left[k].dtype == right[k].dtype and torch.equal(left[k], right[k]) for k in left)
+    return left.keys() == right.keys() and all(same)

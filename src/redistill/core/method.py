@@ -18,15 +18,15 @@ Batch = dict[str, Any]
 
 class Again(str):
     """A turn that gets the batch of the turn before it (and what :meth:`Method.prepare` made of it) instead of a
-    fresh one."""
+    fresh one. Never the first of a step: a checkpoint holds no batch."""
 
 
 class Method(Configured, nn.Module):
     """One published algorithm.
 
     Constructor: networks are positional, options keyword-only, typed and with defaults; the options are the recipe's
-    keys. Buffers of the method (tables, centres, queues) are state and travel in checkpoints, as do trained networks
-    and followers (:class:`Ema`, :class:`Snapshot`). All other networks are frozen and come from outside.
+    keys. Trained networks, followers (:class:`Ema`, :class:`Snapshot`) and buffers (tables, centres, queues) are state
+    and travel in checkpoints, however deep they lie. All other parameters are frozen and come from outside.
     """
 
     trains: ClassVar[Mapping[str, tuple[str, ...] | list[str]]] = {"student": ["student"]}

@@ -130,12 +130,13 @@ def leave() -> None:
         os._exit(0)
 
 
-def require_gradient(net: nn.Module, names: Collection[str]) -> None:
+def require_gradient(net: nn.Module, names: Collection[str], *, alike: bool = True) -> None:
     """Let exactly the parameters called ``names`` require a gradient.
 
-    A sharded network holds every parameter twice, as a shard and gathered for the forward pass; both are set.
+    A sharded network holds every parameter twice, as a shard and gathered for the forward pass; both are set. A rank
+    that others may not follow (not ``alike``) sets what it holds: to gather, it would wait for them.
     """
-    sharded = [module for module in net.modules() if isinstance(module, FSDPModule)]
+    sharded = [module for module in net.modules() if alike and isinstance(module, FSDPModule)]
     for module in sharded:
         module.unshard()
     _set_required(net, names)
@@ -148,6 +149,24 @@ def require_gradient(net: nn.Module, names: Collection[str]) -> None:
 def _set_required(net: nn.Module, names: Collection[str]) -> None:
     for name, parameter in net.named_parameters():
         parameter.requires_grad_(name in names)
+
+
+def backward_of_nothing(total: Tensor) -> None:
+    """The backward pass of ``total`` for the sake of its collective calls: adds zeros to the gradients, even of NaN."""
+    nodes, queue = set[Any](), [total.grad_fn]
+    while queue:
+        node = queue.pop()
+        if node is not None and node not in nodes:
+            nodes.add(node)
+            queue += [following for following, _ in node.next_functions]
+    hooks = [node.register_prehook(_zeros) for node in nodes if hasattr(node, "variable")]  # where gradients are added
+    total.backward()
+    for hook in hooks:
+        hook.remove()
+
+
+def _zeros(gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    return tuple(None if g is None else torch.zeros_like(g) for g in gradients)
 
 
 def whole(tensor: Tensor) -> Tensor:
