@@ -257,10 +257,17 @@ def test_loader_processes_give_the_same_batches():
     assert same_weights(alone.method, helped.method)
 
 
-def test_bfloat16_autocast_trains_and_keeps_float32_weights():
-    method = toy().float()
-    fitted = fit(method, {"image": data()["image"].float()}, plan(precision="bf16"))
-    assert all(p.dtype == torch.float32 for p in fitted.student.parameters())
+def test_bfloat16_autocast_computes_in_16_bits_and_updates_weights_of_32():
+    low, full = toy().float(), toy().float()
+    image = {"image": data()["image"].float()}
+    outputs, gradients = set(), set()
+    low.student.register_forward_hook(lambda module, given, output: outputs.add(output.dtype))
+    for p in low.student.parameters():
+        p.register_hook(lambda gradient: gradients.add(gradient.dtype))
+    fit(low, image, plan(precision="bf16"))
+    fit(full, image, PLAN)
+    assert outputs == {torch.bfloat16} and gradients == {torch.float32}
+    assert 0 < distance(low.student, full.student) < 1e-2 < distance(low.student, net(0).float())
 
 
 def test_time_of_a_run_is_reported():
