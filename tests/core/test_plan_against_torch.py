@@ -181,6 +181,9 @@ class Watched(Method):
             found["learns"] |= {name for p in network.parameters() if p.requires_grad}
             assert name == where or all(p.grad is None for p in network.parameters())
 
+    def turns(self, now):
+        return ("student", "critic")  # the student, which is exported, is not the last
+
     def prepare(self, batch, now):
         said = self.teacher(batch["image"])
         self.note(f"prepare {now.turn}", said)

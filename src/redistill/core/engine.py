@@ -169,7 +169,7 @@ class Engine:
             except Diverged:  # on all ranks alike
                 self._give_back()
                 raise
-            if self._due(self.plan.log_every) or self.now.step + 1 == self.steps:
+            if (self.now.step + 1) % self.plan.log_every == 0 or self.now.step + 1 == self.steps:
                 self._log()
             self.now.step += 1
             asked = self._asked if self.world.size > 1 else stop.is_set()
@@ -185,9 +185,6 @@ class Engine:
         for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
         self.roles.leave()
-
-    def _due(self, every: int) -> bool:
-        return (self.now.step + 1) % every == 0
 
     def step(self, stream: Iterator[Micro]) -> None:
         """All turns of one step."""
@@ -223,9 +220,8 @@ class Engine:
         self.now.reseed(position, what)
 
     def _precision(self) -> Any:
-        return (
-            torch.autocast(self.world.device.type, torch.bfloat16) if self.plan.precision == "bf16" else nullcontext()
-        )
+        low = self.plan.precision == "bf16"
+        return torch.autocast(self.world.device.type, torch.bfloat16) if low else nullcontext()
 
     def _accumulate(self, turn: str, position: int) -> _Sums:
         """Forward and backward over the micro-batches; gradients are sums of (weight x mean), divided once in
@@ -328,9 +324,10 @@ class Engine:
             observer(self.now, row, self.method)
 
     def identity(self) -> dict[str, Any]:
-        """What must agree between a checkpoint and the run that continues it."""
-        return {"method": type(self.method).__name__, "options": describe(self.method), "seed": self.plan.seed,
-                "batch_size": self.batches.size, "rows": len(self.batches.table)}  # fmt: skip
+        """What must agree between a checkpoint and the run that continues it, as JSON gives it back."""
+        plan = self.plan.decisive(self.method.trains) | {"steps": self.steps, "batch_size": self.batches.size}
+        return {"method": type(self.method).__name__, "options": checkpoint.plain(describe(self.method), "options"),
+                "seed": self.plan.seed, "rows": len(self.batches.table), "plan": plan}  # fmt: skip
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor that changes, by name: networks, followers, buffers, optimisers (full tensors on every rank)."""
@@ -354,6 +351,8 @@ class Engine:
     def open(self, resume: bool) -> None:
         """Claim the folder, or continue from the last usable checkpoint in it."""
         if self.folder is None:
+            if resume:
+                raise UserError("resume needs the folder of the run that goes on", place="folder")
             return
         there = checkpoint.steps(self.folder / "checkpoints")
         if there and not resume:

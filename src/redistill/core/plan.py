@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
@@ -85,3 +86,8 @@ class Plan(Optim):
         """The optimiser of ``turn``: the plan's own with the turn's overrides."""
         common = {name: getattr(self, name) for name in Optim.model_fields}
         return Optim(**{**common, **self.turns.get(turn, {})})
+
+    def decisive(self, turns: Iterable[str]) -> dict[str, Any]:
+        """What the weights depend on besides steps, batch and seed, as JSON; the optimisers are those of ``turns``."""
+        rest = self.model_dump(include={"epochs", "accumulate", "drop_last", "precision"})
+        return {**rest, "turns": {turn: self.optim(turn).model_dump(mode="json") for turn in turns}}
