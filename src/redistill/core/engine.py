@@ -24,7 +24,7 @@ from redistill.core.loss import Loss
 from redistill.core.method import Again, Batch, Method
 from redistill.core.observers import Display, JsonLines, Tracker, Window
 from redistill.core.plan import Plan
-from redistill.core.progress import Progress, Rows, seed_of
+from redistill.core.progress import Progress, Rows, own_generators, seed_of
 from redistill.core.roles import Roles
 from redistill.core.slot import describe
 from redistill.core.source import Batches, cut
@@ -127,7 +127,8 @@ class Engine:
     def _place(self) -> None:
         self.method.to(self.world.device)
         torch.manual_seed(seed_of(self.plan.seed, "meet"))
-        self.method.meet(self.batches.table)
+        with own_generators(seed_of(self.plan.seed, "meet")):  # of numpy and Python as well
+            self.method.meet(self.batches.table)
         self.world.agree(self.method)  # on what was drawn as well
         for name, net in self.method.networks().items():
             if name not in self.roles.trained:

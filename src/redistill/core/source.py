@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch.utils.data import DataLoader, default_collate
 
 from redistill.core.errors import UserError
 from redistill.core.plan import Plan
-from redistill.core.progress import Rows, seed_of
+from redistill.core.progress import Rows, own_generators, seed_of
 from redistill.core.world import World
 
 
@@ -128,7 +129,10 @@ class Batches:
         index = self.index(number)
         rows = self.world.rows(len(index))
         mine = index[rows.start : rows.stop]
-        return rows, {**self.table.__getitems__(mine.tolist()), "index": mine}
+        draws = not isinstance(self.table, (Columns, NoData))  # rows of a data set may draw: transforms of images do
+        seed = seed_of(self.plan.seed, "load", number, rows.start)
+        with own_generators(seed) if draws else nullcontext():
+            return rows, {**self.table.__getitems__(mine.tolist()), "index": mine}
 
 
 class _Numbered(torch.utils.data.IterableDataset):
