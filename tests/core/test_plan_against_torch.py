@@ -113,11 +113,12 @@ def test_a_schedule_has_the_factors_that_are_written_here_and_they_reach_the_opt
     assert [row["lr"] for row in fitted.history] == pytest.approx([2e-3 * f for f in factors], abs=1e-12)
 
 
-def test_cosine_and_linear_begin_at_one_and_pass_the_middle_at_a_half():
+def test_schedules_of_many_steps_change_where_they_say():
     for schedule in ("cosine", "linear"):
         optim = Optim(schedule=schedule)
         assert (optim.factor(0, 1000), optim.factor(500, 1000)) == pytest.approx((1.0, 0.5))
         assert 0 < optim.factor(999, 1000) < 0.002
+    assert [Optim(schedule="multistep").factor(k, 100) for k in (49, 50, 74, 75)] == pytest.approx([1, 0.1, 0.1, 0.01])
 
 
 @pytest.mark.parametrize("clip", [0.5, 1e6])

@@ -69,8 +69,7 @@ class Progress:
         return self.step / max(self.steps, 1)
 
     def reseed(self, *key: object) -> None:
-        """Begin the stream of random numbers named by ``key`` (the engine calls it before every turn and
-        micro-batch).
+        """Begin the stream of random numbers named by ``key`` (the engine does before every turn and micro-batch).
 
         The global generators, which dropout inside a network draws from, know nothing of rows: there every micro-batch
         gets its own stream, named by its first row as well, or all would drop the same units.

@@ -22,9 +22,8 @@ class Columns:
     """Equally long tensors or arrays, row by row."""
 
     def __init__(self, columns: Mapping[str, Any]) -> None:
-        self.columns = {
-            name: torch.as_tensor(np.asarray(c)) if not isinstance(c, Tensor) else c for name, c in columns.items()
-        }
+        given = columns.items()
+        self.columns = {k: c if isinstance(c, Tensor) else torch.as_tensor(np.asarray(c)) for k, c in given}
         lengths = {name: len(c) for name, c in self.columns.items()}
         if len(set(lengths.values())) != 1:
             raise UserError(f"columns of unequal length: {lengths}", place="data")
@@ -121,9 +120,8 @@ class Batches:
             while True:
                 yield self._load(number)
                 number += 1
-        yield from DataLoader(
-            _Numbered(self, number), batch_size=None, num_workers=self.plan.workers, persistent_workers=True
-        )
+        numbered, workers = _Numbered(self, number), self.plan.workers
+        yield from DataLoader(numbered, batch_size=None, num_workers=workers, persistent_workers=True)
 
     def _load(self, number: int) -> tuple[Rows, dict[str, Any]]:
         index = self.index(number)

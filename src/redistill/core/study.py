@@ -83,10 +83,8 @@ class Study:
     exact: bool = False
 
     def __post_init__(self) -> None:
-        for claim in self.claims:
-            assert {claim.arm, claim.against or claim.arm} <= set(self.arms), (
-                f"{self.slug}: {claim.name} names unknown arms"
-            )
+        for c in self.claims:
+            assert {c.arm, c.against or c.arm} <= set(self.arms), f"{self.slug}: {c.name} names unknown arms"
 
     def modules(self) -> list[str]:
         """The modules whose source the evidence depends on."""
