@@ -87,10 +87,11 @@ def fit(
     Raises :class:`UserError` for missing columns or a folder that holds another run, :class:`Diverged` for a loss or
     a gradient that is not finite.
     """
-    engine = Engine(method, data, plan, Path(folder) if folder else None, augment)
-    engine.open(resume)
-    with engine.watching(observers, show), checkpoint.graceful() as stop:
-        engine.run(engine.steps if until is None else min(until, engine.steps), stop)
+    with own_generators():
+        engine = Engine(method, data, plan, Path(folder) if folder else None, augment)
+        engine.open(resume)
+        with engine.watching(observers, show), checkpoint.graceful() as stop:
+            engine.run(engine.steps if until is None else min(until, engine.steps), stop)
     return Fitted(engine.student(), method, engine.history, engine.seconds, engine.world.main)
 
 
