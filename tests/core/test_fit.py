@@ -180,7 +180,7 @@ def test_a_damaged_or_foreign_checkpoint_is_named_and_the_one_before_it_is_used(
         (last / "state.json").write_text("{")
     else:
         numbers = json.loads((last / "state.json").read_text())
-        (last / "state.json").write_text(json.dumps({**numbers, "seed": 99}))
+        (last / "state.json").write_text(json.dumps({**numbers, "rows": 99}))
     with pytest.warns(UserWarning, match="step-000000006"):
         resumed = fit(toy(), data(), plan(save_every=2, keep=5), folder=tmp_path, resume=True)
     assert same_weights(resumed.method, fit(toy(), data(), PLAN).method)

@@ -33,7 +33,7 @@ TURNS = {"critic": {"lr": 0.02}}
         ({"drop_last": True}, "plan.drop_last was False, is True here"),
         ({"steps": 16}, "plan.steps was 8, is 16 here"),
         ({"steps": None, "epochs": 3}, "plan.epochs was None, is 3 here"),
-        ({"seed": 1}, "seed was 0, is 1 here"),
+        ({"seed": 1}, "plan.seed was 0, is 1 here"),
     ],
     ids=lambda v: str(v) if isinstance(v, dict) else "",
 )
@@ -66,7 +66,7 @@ def test_the_same_plan_in_other_words_goes_on(tmp_path):
 def test_every_field_of_a_plan_either_must_agree_or_is_known_to_be_free():
     free = {"workers", "parallel", "device", "log_every", "save_every", "keep", "trackers"}
     compared = Engine(toy(), data(), Plan(**PLAN), None).identity()
-    named = {*compared["plan"], *compared["plan"]["turns"]["student"], "seed"}
+    named = {*compared["plan"], *compared["plan"]["turns"]["student"]}
     assert named | free == set(Plan.model_fields) and not named & free
 
 

@@ -1,5 +1,4 @@
-"""One state of a run in two files: tensors (safetensors) and numbers (JSON). Written beside and renamed; nothing is
-unpickled."""
+"""One state of a run in two files: tensors (safetensors) and numbers (JSON), renamed when whole; never unpickled."""
 
 from __future__ import annotations
 
@@ -35,17 +34,12 @@ class Checkpoint:
     numbers: dict[str, Any]
 
 
-def plain(values: Mapping[str, Any], place: str) -> dict[str, Any]:
-    """``values`` as they come back from a checkpoint: keys are texts there, tuples lists. Refuses what JSON lacks."""
-    found = {}
-    for name, value in values.items():
-        try:
-            found[name] = json.loads(json.dumps(value))
-        except (TypeError, ValueError) as error:
-            raise UserError(
-                f"a checkpoint cannot hold it ({error}); give plain values", place=f"{place}.{name}"
-            ) from error
-    return found
+def plain(value: Any, place: str) -> Any:
+    """``value`` as it comes back from a checkpoint: keys are texts there, tuples lists. Refuses what JSON lacks."""
+    try:
+        return json.loads(json.dumps(value))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"a checkpoint cannot hold it ({error}); give plain values", place=place) from error
 
 
 def write(folder: Path, step: int, tensors: dict[str, Tensor], numbers: dict[str, Any], *, keep: int) -> Path:

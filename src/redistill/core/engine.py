@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from redistill.core import checkpoint
 from redistill.core.errors import Diverged, UserError
@@ -84,8 +85,8 @@ def fit(
     stop (with a checkpoint) before this step, for budgets of wall time. ``augment``: changes every fresh micro-batch
     before the method sees it, with random numbers from ``now`` alone. ``show``: a progress bar.
 
-    Raises :class:`UserError` for missing columns or a folder that holds another run, :class:`Diverged` for a loss or
-    a gradient that is not finite.
+    Raises :class:`UserError` for missing columns or a folder of another run, :class:`Diverged` for a loss or gradient
+    that is not finite. The global generators of torch, numpy and Python are left as they were.
     """
     with own_generators():
         engine = Engine(method, data, plan, Path(folder) if folder else None, augment)
@@ -207,7 +208,7 @@ class Engine:
         self.now.epoch = self.drawn // self.batches.per_epoch
         self.drawn += 1
         self.now.ends_epoch = self.drawn % self.batches.per_epoch == 0
-        moved = {k: v.to(self.world.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+        moved = tree_map(lambda v: v.to(self.world.device) if isinstance(v, Tensor) else v, batch)
         self.method.check(moved)
         prepared = []
         least = rows.total // self.world.size  # rows of the smallest share
@@ -327,9 +328,9 @@ class Engine:
 
     def identity(self) -> dict[str, Any]:
         """What must agree between a checkpoint and the run that continues it, as JSON gives it back."""
+        options = {k: checkpoint.plain(v, f"options.{k}") for k, v in describe(self.method).items()}
         plan = self.plan.decisive(self.method.trains) | {"steps": self.steps, "batch_size": self.batches.size}
-        return {"method": type(self.method).__name__, "options": checkpoint.plain(describe(self.method), "options"),
-                "seed": self.plan.seed, "rows": len(self.batches.table), "plan": plan}  # fmt: skip
+        return {"method": type(self.method).__name__, "options": options, "rows": len(self.batches.table), "plan": plan}
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor that changes, by name: networks, followers, buffers, optimisers (full tensors on every rank)."""

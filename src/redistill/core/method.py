@@ -17,8 +17,7 @@ Batch = dict[str, Any]
 
 
 class Again(str):
-    """A turn that gets the batch of the turn before it (and what :meth:`Method.prepare` made of it) instead of a
-    fresh one."""
+    """A turn that gets the batch of the turn before it (and what ``prepare`` made of it), not a fresh one."""
 
 
 class Method(Configured, nn.Module):
@@ -41,10 +40,8 @@ class Method(Configured, nn.Module):
         return tuple(self.trains)
 
     def meet(self, rows: Any) -> None:
-        """Called once before the first step with all that the run trains on, for what no batch shows.
-
-        ``rows``: what :func:`fit` takes, or a table of it. A run that is resumed then reads its checkpoint.
-        """
+        """Called once before the first step with all that the run trains on (what :func:`fit` takes, or a table of
+        it), for what no batch shows. A run that is resumed then reads its checkpoint."""
 
     def prepare(self, batch: Batch, now: Progress) -> Batch:
         """Called once on every fresh micro-batch, without gradient: rollouts, teacher signals."""

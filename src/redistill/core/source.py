@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, default_collate
 
 from redistill.core.errors import UserError
@@ -92,6 +93,8 @@ class Batches:
         self.per_epoch = whole + (rest > 0 and not plan.drop_last)
         short = rest if self.per_epoch > whole and not isinstance(self.table, NoData) else 0
         self._reach(world.size, short)
+        if plan.epochs and isinstance(self.table, NoData):
+            raise UserError("without a data set there are no epochs; give steps", place="plan.epochs")
         self._order: tuple[int, Tensor | None] = (-1, None)
 
     def _reach(self, ranks: int, short: int) -> None:
@@ -152,11 +155,14 @@ def cut(rows: Rows, batch: dict[str, Any], parts: int) -> list[tuple[Rows, dict[
     """A batch in at most ``parts`` micro-batches of nearly equal size.
 
     Over ranks with unequal shares, ``parts`` must not exceed the least share: all ranks then get ``parts`` of them, as
-    the collective calls of a sharded network demand.
+    the collective calls of a sharded network demand. Columns may lie in dicts and lists; a list as long as there are
+    rows is a column.
     """
     size = rows.stop - rows.start
     marks = sorted({size * i // parts for i in range(parts + 1)})
-    return [
-        (Rows(rows.start + a, rows.start + b, rows.total), {k: v[a:b] for k, v in batch.items()})
-        for a, b in itertools.pairwise(marks)
-    ]
+    cuts, at = itertools.pairwise(marks), rows.start
+    return [(Rows(at + a, at + b, rows.total), _part(batch, slice(a, b), size)) for a, b in cuts]
+
+
+def _part(batch: dict[str, Any], part: slice, size: int) -> dict[str, Any]:
+    return tree_map(lambda v: v[part], batch, is_leaf=lambda v: isinstance(v, (list, tuple)) and len(v) == size)

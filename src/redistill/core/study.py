@@ -105,17 +105,10 @@ def load(slug: str) -> Study:
 
 
 def run(
-    study: Study,
-    *,
-    seeds: Sequence[int] | None = None,
-    smoke: bool = False,
-    jobs: int = 1,
-    fresh: bool = False,
-    target: Path | None = None,
-    report: Callable[[str, int, Outcome], None] = lambda *_: None,
-) -> tuple[dict[str, Any], Results]:
-    """Measure all cells (cached ones are read), judge the claims, draw, and write the evidence to ``target`` unless
-    that is None."""
+    study: Study, *, seeds: Sequence[int] | None = None, smoke: bool = False, jobs: int = 1, fresh: bool = False,
+    target: Path | None = None, report: Callable[[str, int, Outcome], None] = lambda *_: None,
+) -> tuple[dict[str, Any], Results]:  # fmt: skip
+    """Measure all cells (cached ones are read), judge the claims, draw, and write the evidence to ``target`` if any."""
     begin = time.perf_counter()
     chosen = tuple(seeds or study.seeds)
     budget = {**study.budget, **(study.smoke if smoke else {})}
