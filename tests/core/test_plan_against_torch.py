@@ -63,6 +63,7 @@ def gap(a: nn.Module, b: nn.Module) -> float:
     ("fields", "wanted"),
     [
         ({}, {"kind": "adamw", "lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}),
+        ({"weight_decay": 0.7}, {"kind": "adamw", "lr": 1e-3, "weight_decay": 0.7}),
         ({"optimizer": "adam"}, {"kind": "adam", "lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8}),
         ({"optimizer": "sgd"}, {"kind": "sgd", "lr": 1e-3, "momentum": 0.9}),
     ],
