@@ -70,7 +70,7 @@ def test_two_processes_equal_one(parallel, tmp_path):
 
 def test_a_sharded_run_continues_in_one_process(tmp_path):
     in_two_processes("tests.core.rank", tmp_path, "shard", "3")
-    resumed = fit(toy(), data(), PLAN, folder=tmp_path / "run", resume=True)
+    resumed = fit(toy(), data(), plan(accumulate=4), folder=tmp_path / "run", resume=True)
     assert distance(resumed.method, fit(toy(), data(), PLAN).method) < 1e-9
 
 
@@ -182,7 +182,7 @@ def test_a_damaged_or_foreign_checkpoint_is_named_and_the_one_before_it_is_used(
         (last / "state.json").write_text("{")
     else:
         numbers = json.loads((last / "state.json").read_text())
-        (last / "state.json").write_text(json.dumps({**numbers, "seed": 99}))
+        (last / "state.json").write_text(json.dumps({**numbers, "rows": 99}))
     with pytest.warns(UserWarning, match="step-000000006"):
         resumed = fit(toy(), data(), plan(save_every=2, keep=5), folder=tmp_path, resume=True)
     assert same_weights(resumed.method, fit(toy(), data(), PLAN).method)
@@ -259,10 +259,17 @@ def test_loader_processes_give_the_same_batches():
     assert same_weights(alone.method, helped.method)
 
 
-def test_bfloat16_autocast_trains_and_keeps_float32_weights():
-    method = toy().float()
-    fitted = fit(method, {"image": data()["image"].float()}, plan(precision="bf16"))
-    assert all(p.dtype == torch.float32 for p in fitted.student.parameters())
+def test_bfloat16_autocast_computes_in_16_bits_and_updates_weights_of_32():
+    low, full = toy().float(), toy().float()
+    image = {"image": data()["image"].float()}
+    outputs, gradients = set(), set()
+    low.student.register_forward_hook(lambda module, given, output: outputs.add(output.dtype))
+    for p in low.student.parameters():
+        p.register_hook(lambda gradient: gradients.add(gradient.dtype))
+    fit(low, image, plan(precision="bf16"))
+    fit(full, image, PLAN)
+    assert outputs == {torch.bfloat16} and gradients == {torch.float32}
+    assert 0 < distance(low.student, full.student) < 1e-2 < distance(low.student, net(0).float())
 
 
 def test_time_of_a_run_is_reported():

@@ -172,7 +172,8 @@ def test_two_halves_equal_a_whole_and_micro_batches_one_batch(tmp_path, options)
     def run(steps: int, folder=None, **plan):
         m = method(**options)
         plan = Plan(**{"steps": 4, "batch_size": 8, "lr": 1e-2, "seed": 5, "device": "cpu", **plan})
-        return fit(m, {"image": batch(32)["image"]}, plan, folder=folder, until=steps, resume=True).student.state_dict()
+        how = {"folder": folder, "until": steps, "resume": folder is not None}
+        return fit(m, {"image": batch(32)["image"]}, plan, **how).student.state_dict()
 
     whole = run(4)
     run(2, tmp_path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, get_args, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, ValidationError
@@ -18,8 +18,7 @@ def build(
     """An instance of ``cls`` (or what a function returns) from positional ``roles``, the plain values ``given`` for its
     options, and options that the caller has ``filled`` with objects.
 
-    Raises :class:`UserError` with the place, the value and the nearest valid word for an unknown option or a wrong
-    type.
+    Raises :class:`UserError` with the place, the value and the nearest valid word for an unknown or mistyped option.
     """
     given, known = dict(given or {}), {name: p for name, p in options(cls).items() if name not in filled}
     for name in given:
@@ -66,21 +65,20 @@ def plug(slot: type[Slot], value: str | Mapping[str, Any], *, place: str) -> Slo
 
 
 def validated(model: type[BaseModel], given: Any, *, place: str) -> Any:
-    """An instance of a pydantic ``model``; the first mistake becomes one line with its place and the nearest valid
-    key."""
+    """An instance of a pydantic ``model``; the first mistake becomes one line, with the nearest valid key."""
     if not isinstance(given, Mapping):
         raise UserError(f"expected a table of keys, got {given!r}", place=place)
-    for key in given:
-        if key not in model.model_fields and model.model_config.get("extra") == "forbid":
-            raise unknown("key", str(key), model.model_fields, place=f"{place}.{key}")
     try:
-        return model(**given)
+        return model(**{str(key): value for key, value in given.items()})
     except ValidationError as wrong:
-        raise one_line(wrong, place) from wrong
+        raise one_line(wrong, place, model.model_fields) from wrong
 
 
-def one_line(wrong: ValidationError, place: str) -> UserError:
-    """The first mistake of a pydantic error in one line."""
+def one_line(wrong: ValidationError, place: str, fields: Iterable[str] = ()) -> UserError:
+    """The first mistake of a pydantic error in one line; first of all a key that is none of the ``fields``."""
+    for error in wrong.errors():
+        if fields and error["type"] == "extra_forbidden" and len(error["loc"]) == 1:
+            return unknown("key", str(error["loc"][0]), fields, place=f"{place}.{error['loc'][0]}")
     first = wrong.errors()[0]
     where = ".".join([place, *[str(part) for part in first["loc"] if not str(part).startswith("function-")]])
     expected = first.get("ctx", {}).get("expected")

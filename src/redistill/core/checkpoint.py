@@ -1,5 +1,4 @@
-"""One state of a run in two files: tensors (safetensors) and numbers (JSON). Written beside and renamed; nothing is
-unpickled."""
+"""One state of a run in two files: tensors (safetensors) and numbers (JSON), renamed when whole; never unpickled."""
 
 from __future__ import annotations
 
@@ -18,6 +17,8 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from redistill.core.errors import UserError
+
 _TENSORS, _NUMBERS = "state.safetensors", "state.json"
 
 
@@ -31,6 +32,14 @@ class Checkpoint:
 
     tensors: dict[str, Tensor]
     numbers: dict[str, Any]
+
+
+def plain(value: Any, place: str) -> Any:
+    """``value`` as it comes back from a checkpoint: keys are texts there, tuples lists. Refuses what JSON lacks."""
+    try:
+        return json.loads(json.dumps(value))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"a checkpoint cannot hold it ({error}); give plain values", place=place) from error
 
 
 def write(folder: Path, step: int, tensors: dict[str, Tensor], numbers: dict[str, Any], *, keep: int) -> Path:
@@ -85,13 +94,15 @@ def latest(
 
 def _checked(path: Path, expect: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> Checkpoint:
     checkpoint = read(path)
+    if not {"window", "plan"} <= checkpoint.numbers.keys():
+        raise Broken(f"{path}: has an older format")
     differ = [line for key, value in expect.items() for line in _differences(key, checkpoint.numbers.get(key), value)]
     if differ:
         raise Broken(f"{path}: from another run ({', '.join(differ)})")
     saved = {k: list(t.shape) for k, t in checkpoint.tensors.items() if not k.startswith("optim.")}
     other = sorted(k for k in saved.keys() | shapes.keys() if saved.get(k) != list(shapes.get(k, [-1])))
-    if other or "window" not in checkpoint.numbers:
-        raise Broken(f"{path}: has other tensors than this run ({', '.join(other[:3]) or 'an older format'})")
+    if other:
+        raise Broken(f"{path}: has other tensors than this run ({', '.join(other[:3])})")
     return checkpoint
 
 

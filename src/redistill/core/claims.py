@@ -20,9 +20,8 @@ class Claim:
 
     ``least >= 0``: the mean effect reaches it and its one-sided 90 % bound is above zero. ``least < 0`` is a margin:
     the bound must be above it ("no worse than"). ``relative``: effects as a share of the value of ``against``.
-    ``against=""``: the metric itself must reach
-    ``least`` (direction "higher") or stay at or below it ("lower"). ``paper``: the paper's own figures for this
-    comparison.
+    ``against=""``: the metric itself must reach ``least`` (direction "higher") or stay at or below it ("lower").
+    ``paper``: the paper's own figures for this comparison.
     """
 
     name: str
@@ -36,8 +35,7 @@ class Claim:
 
 
 def judge(claim: Claim, values: Mapping[str, Sequence[float]], *, exact: bool = False) -> dict[str, Any]:
-    """The verdict on ``claim``. ``values``: arm -> the metric, one number a seed, paired. ``exact``: no seed varies,
-    one is enough."""
+    """The verdict on ``claim``. ``values``: arm -> the metric, one number a seed, paired. ``exact``: one seed does."""
     ours = np.asarray(values[claim.arm], float)
     base = np.asarray(values[claim.against], float) if claim.against else np.full_like(ours, claim.least)
     sign = 1.0 if claim.direction == "higher" else -1.0

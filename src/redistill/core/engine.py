@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from redistill.core import checkpoint
 from redistill.core.errors import Diverged, UserError
@@ -24,7 +25,7 @@ from redistill.core.loss import Sums, checked
 from redistill.core.method import Again, Batch, Method
 from redistill.core.observers import Display, JsonLines, Tracker, Window
 from redistill.core.plan import Plan
-from redistill.core.progress import Progress, Rows, seed_of
+from redistill.core.progress import Progress, Rows, own_generators, seed_of
 from redistill.core.roles import Roles
 from redistill.core.slot import describe
 from redistill.core.source import Batches, cut
@@ -64,13 +65,14 @@ def fit(
     stop (with a checkpoint) before this step, for budgets of wall time. ``augment``: changes every fresh micro-batch
     before the method sees it, with random numbers from ``now`` alone. ``show``: a progress bar.
 
-    Raises :class:`UserError` for missing columns or a folder that holds another run, :class:`Diverged` for a loss or
-    a gradient that is not finite.
+    Raises :class:`UserError` for missing columns or a folder of another run, :class:`Diverged` for a loss or gradient
+    that is not finite. The global generators of torch, numpy and Python are left as they were.
     """
-    engine = Engine(method, data, plan, Path(folder) if folder else None, augment)
-    engine.open(resume)
-    with engine.watching(observers, show), checkpoint.graceful() as stop:
-        engine.run(engine.steps if until is None else min(until, engine.steps), stop)
+    with own_generators():
+        engine = Engine(method, data, plan, Path(folder) if folder else None, augment)
+        engine.open(resume)
+        with engine.watching(observers, show), checkpoint.graceful() as stop:
+            engine.run(engine.steps if until is None else min(until, engine.steps), stop)
     return Fitted(engine.student(), method, engine.history, engine.seconds, engine.world.main)
 
 
@@ -108,7 +110,8 @@ class Engine:
     def _place(self) -> None:
         self.method.to(self.world.device)
         torch.manual_seed(seed_of(self.plan.seed, "meet"))
-        self.method.meet(self.batches.table)
+        with own_generators(seed_of(self.plan.seed, "meet")):  # of numpy and Python as well
+            self.method.meet(self.batches.table)
         self.world.agree(self.method)  # on what was drawn as well
         for name, net in self.method.networks().items():
             if name not in self.roles.trained:
@@ -182,7 +185,7 @@ class Engine:
         self.now.epoch = self.drawn // self.batches.per_epoch
         self.drawn += 1
         self.now.ends_epoch = self.drawn % self.batches.per_epoch == 0
-        moved = {k: v.to(self.world.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+        moved = tree_map(lambda v: v.to(self.world.device) if isinstance(v, Tensor) else v, batch)
         self.method.check(moved)
         prepared = []
         least = rows.total // self.world.size  # rows of the smallest share
@@ -197,9 +200,8 @@ class Engine:
         self.now.reseed(position, what)
 
     def _precision(self) -> Any:
-        return (
-            torch.autocast(self.world.device.type, torch.bfloat16) if self.plan.precision == "bf16" else nullcontext()
-        )
+        low = self.plan.precision == "bf16"
+        return torch.autocast(self.world.device.type, torch.bfloat16) if low else nullcontext()
 
     def _accumulate(self, turn: str, position: int) -> Sums:
         """Forward and backward over the micro-batches; gradients are sums of (weight x mean), divided once in
@@ -308,9 +310,10 @@ class Engine:
             observer(self.now, row, self.method)
 
     def identity(self) -> dict[str, Any]:
-        """What must agree between a checkpoint and the run that continues it."""
-        return {"method": type(self.method).__name__, "options": describe(self.method), "seed": self.plan.seed,
-                "batch_size": self.batches.size, "rows": len(self.batches.table)}  # fmt: skip
+        """What must agree between a checkpoint and the run that continues it, as JSON gives it back."""
+        options = {k: checkpoint.plain(v, f"options.{k}") for k, v in describe(self.method).items()}
+        plan = self.plan.decisive(self.method.trains) | {"steps": self.steps, "batch_size": self.batches.size}
+        return {"method": type(self.method).__name__, "options": options, "rows": len(self.batches.table), "plan": plan}
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor that changes, by name: networks, followers, buffers, optimisers (full tensors on every rank)."""
@@ -335,6 +338,8 @@ class Engine:
     def open(self, resume: bool) -> None:
         """Claim the folder, or continue from the last usable checkpoint in it."""
         if self.folder is None:
+            if resume:
+                raise UserError("resume needs the folder of the run that goes on", place="folder")
             return
         there = checkpoint.steps(self.folder / "checkpoints")
         if there and not resume:

@@ -1,7 +1,6 @@
 """What the user gave and cannot work: one line with the place, the value and the remedy.
 
-The command line prints a :class:`UserError` without a traceback and exits with code 2. What *we* broke is an
-``assert``.
+The command line prints a :class:`UserError` without a traceback and exits with 2. What *we* broke is an ``assert``.
 """
 
 from __future__ import annotations

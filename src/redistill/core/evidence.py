@@ -1,5 +1,4 @@
-"""What a study measured, as JSON with its pictures: written by the runner, read by ``show`` and by reports. Imports
-no torch."""
+"""What a study measured, as JSON with its pictures: written by the runner, read by ``show`` and reports. No torch."""
 
 from __future__ import annotations
 

@@ -41,11 +41,8 @@ class Method(Configured, nn.Module):
         return tuple(self.trains)
 
     def meet(self, rows: Any) -> None:
-        """Called once before the first step with all that the run trains on, for what no batch shows.
-
-        ``rows``: what :func:`fit` takes, or a table of it. A run that is resumed
-        then reads its checkpoint.
-        """
+        """Called once before the first step with all that the run trains on (what :func:`fit` takes, or a table of
+        it), for what no batch shows. A run that is resumed then reads its checkpoint."""
 
     def prepare(self, batch: Batch, now: Progress) -> Batch:
         """Called once on every fresh micro-batch, without gradient: rollouts, teacher signals."""
@@ -71,9 +68,8 @@ class Method(Configured, nn.Module):
         for key in self.needs:
             if key not in batch:
                 columns = [k for k in batch if k != "index"]
-                raise UserError(
-                    f"{type(self).__name__} needs {key!r} in every row; {nearest(key, columns)}", place="data"
-                )
+                what = f"{type(self).__name__} needs {key!r} in every row"
+                raise UserError(f"{what}; {nearest(key, columns)}", place="data")
 
 
 def bare_progress(step: int = 0, *, seed: int = 0, turn: str = "student", device: str = "cpu") -> Progress:

@@ -1,5 +1,4 @@
-"""Who watches a run: a progress display, a log of JSON lines, trackers. An observer is any callable ``(now, row,
-method)``."""
+"""Who watches a run: a progress display, a log of JSON lines, trackers; any callable ``(now, row, method)``."""
 
 from __future__ import annotations
 
@@ -23,8 +22,7 @@ class Observer(Protocol):
 
 
 class JsonLines:
-    """Appends every row to ``log.jsonl``; a resumed run first drops the rows after its checkpoint and a line that a
-    kill tore."""
+    """Appends every row to ``log.jsonl``; a resumed run first drops the rows after its checkpoint and a torn line."""
 
     def __init__(self, file: Path, step: int) -> None:
         self.file, self.step = file, step

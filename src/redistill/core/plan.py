@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
+from redistill.core.build import one_line, validated
+from redistill.core.errors import UserError, unknown
 from redistill.core.world import is_sharded
 
 
@@ -31,8 +35,7 @@ class Optim(BaseModel):
     gamma: float = Field(0.1, gt=0)
 
     def factor(self, step: int, steps: int) -> float:
-        """What the learning rate is multiplied by at ``step`` of ``steps``: a pure function, so there is no state to
-        save."""
+        """What the learning rate is multiplied by at ``step`` of ``steps``: a pure function, no state to save."""
         if step < self.warmup:
             return (step + 1) / self.warmup
         done = (step - self.warmup) / max(steps - self.warmup, 1)
@@ -73,15 +76,26 @@ class Plan(Optim):
     keep: int = Field(2, gt=0, description="checkpoints kept")
     trackers: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
 
-    @model_validator(mode="after")
-    def _check(self) -> Plan:
+    def __init__(self, **given: Any) -> None:
+        try:
+            super().__init__(**given)
+        except ValidationError as wrong:
+            raise one_line(wrong, "plan", type(self).model_fields) from wrong
         if (self.steps is None) == (self.epochs is None):
-            raise ValueError("give either steps or epochs")
+            raise UserError("give either steps or epochs", place="plan")
         for turn in self.turns:
             self.optim(turn)
-        return self
+        with suppress(RuntimeError):
+            if self.device == "auto" or torch.device(self.device).type != "meta":
+                return
+        raise unknown("device", self.device, ("auto", "cpu", "cuda", "cuda:0", "mps"), place="plan.device")
 
     def optim(self, turn: str) -> Optim:
         """The optimiser of ``turn``: the plan's own with the turn's overrides."""
         common = {name: getattr(self, name) for name in Optim.model_fields}
-        return Optim(**{**common, **self.turns.get(turn, {})})
+        return validated(Optim, {**common, **self.turns.get(turn, {})}, place=f"plan.turns.{turn}")
+
+    def decisive(self, turns: Iterable[str]) -> dict[str, Any]:
+        """What the weights depend on besides steps and batch size, as JSON; the optimisers are those of ``turns``."""
+        rest = self.model_dump(include={"epochs", "accumulate", "drop_last", "precision", "seed"})
+        return {**rest, "turns": {turn: self.optim(turn).model_dump(mode="json") for turn in turns}}

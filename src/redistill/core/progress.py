@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,6 +16,23 @@ from torch import Tensor
 def seed_of(*parts: object) -> int:
     """A 63-bit seed that depends on all ``parts`` and on nothing else (same on every machine and in every process)."""
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()) >> 1
+
+
+@contextmanager
+def own_generators(seed: int | None = None) -> Iterator[None]:
+    """Leave the global generators of torch, numpy and Python as they were; within, they begin at ``seed`` if given."""
+    devices = range(torch.cuda.device_count()) if seed is None and torch.cuda.is_initialized() else ()
+    here, there = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices):
+            if seed is not None:
+                torch.default_generator.manual_seed(seed)
+                random.seed(seed)
+                np.random.seed(seed % 2**32)
+            yield
+    finally:
+        random.setstate(here)
+        np.random.set_state(there)
 
 
 @dataclass(frozen=True)
@@ -48,8 +69,7 @@ class Progress:
         return self.step / max(self.steps, 1)
 
     def reseed(self, *key: object) -> None:
-        """Begin the stream of random numbers named by ``key`` (the engine calls it before every turn and
-        micro-batch).
+        """Begin the stream of random numbers named by ``key`` (the engine does before every turn and micro-batch).
 
         The global generators, which dropout inside a network draws from, know nothing of rows: there every micro-batch
         gets its own stream, named by its first row as well, or all would drop the same units.

@@ -22,9 +22,8 @@ class Configured:
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls)
-        bound = inspect.signature(cls.__init__).bind_partial(
-            self, *args, **kwargs
-        )  # partial: copies come without arguments
+        signature = inspect.signature(cls.__init__)
+        bound = signature.bind_partial(self, *args, **kwargs)  # partial: copies come without arguments
         object.__setattr__(self, "arguments", dict(list(bound.arguments.items())[1:]))
         return self
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, default_collate
 
 from redistill.core.errors import UserError
 from redistill.core.plan import Plan
-from redistill.core.progress import Rows, seed_of
+from redistill.core.progress import Rows, own_generators, seed_of
 from redistill.core.world import World
 
 
@@ -21,9 +23,8 @@ class Columns:
     """Equally long tensors or arrays, row by row."""
 
     def __init__(self, columns: Mapping[str, Any]) -> None:
-        self.columns = {
-            name: torch.as_tensor(np.asarray(c)) if not isinstance(c, Tensor) else c for name, c in columns.items()
-        }
+        given = columns.items()
+        self.columns = {k: c if isinstance(c, Tensor) else torch.as_tensor(np.asarray(c)) for k, c in given}
         lengths = {name: len(c) for name, c in self.columns.items()}
         if len(set(lengths.values())) != 1:
             raise UserError(f"columns of unequal length: {lengths}", place="data")
@@ -92,6 +93,8 @@ class Batches:
         self.per_epoch = whole + (rest > 0 and not plan.drop_last)
         short = rest if self.per_epoch > whole and not isinstance(self.table, NoData) else 0
         self._reach(world.size, short)
+        if plan.epochs and isinstance(self.table, NoData):
+            raise UserError("without a data set there are no epochs; give steps", place="plan.epochs")
         self._order: tuple[int, Tensor | None] = (-1, None)
 
     def _reach(self, ranks: int, short: int) -> None:
@@ -120,15 +123,17 @@ class Batches:
             while True:
                 yield self._load(number)
                 number += 1
-        yield from DataLoader(
-            _Numbered(self, number), batch_size=None, num_workers=self.plan.workers, persistent_workers=True
-        )
+        numbered, workers = _Numbered(self, number), self.plan.workers
+        yield from DataLoader(numbered, batch_size=None, num_workers=workers, persistent_workers=True)
 
     def _load(self, number: int) -> tuple[Rows, dict[str, Any]]:
         index = self.index(number)
         rows = self.world.rows(len(index))
         mine = index[rows.start : rows.stop]
-        return rows, {**self.table.__getitems__(mine.tolist()), "index": mine}
+        draws = not isinstance(self.table, (Columns, NoData))  # rows of a data set may draw: transforms of images do
+        seed = seed_of(self.plan.seed, "load", number, rows.start)
+        with own_generators(seed) if draws else nullcontext():
+            return rows, {**self.table.__getitems__(mine.tolist()), "index": mine}
 
 
 class _Numbered(torch.utils.data.IterableDataset):
@@ -150,11 +155,14 @@ def cut(rows: Rows, batch: dict[str, Any], parts: int) -> list[tuple[Rows, dict[
     """A batch in at most ``parts`` micro-batches of nearly equal size.
 
     Over ranks with unequal shares, ``parts`` must not exceed the least share: all ranks then get ``parts`` of them, as
-    the collective calls of a sharded network demand.
+    the collective calls of a sharded network demand. Columns may lie in dicts and lists; a list as long as there are
+    rows is a column.
     """
     size = rows.stop - rows.start
     marks = sorted({size * i // parts for i in range(parts + 1)})
-    return [
-        (Rows(rows.start + a, rows.start + b, rows.total), {k: v[a:b] for k, v in batch.items()})
-        for a, b in itertools.pairwise(marks)
-    ]
+    cuts, at = itertools.pairwise(marks), rows.start
+    return [(Rows(at + a, at + b, rows.total), _part(batch, slice(a, b), size)) for a, b in cuts]
+
+
+def _part(batch: dict[str, Any], part: slice, size: int) -> dict[str, Any]:
+    return tree_map(lambda v: v[part], batch, is_leaf=lambda v: isinstance(v, (list, tuple)) and len(v) == size)

@@ -84,10 +84,8 @@ class Study:
     exact: bool = False
 
     def __post_init__(self) -> None:
-        for claim in self.claims:
-            assert {claim.arm, claim.against or claim.arm} <= set(self.arms), (
-                f"{self.slug}: {claim.name} names unknown arms"
-            )
+        for c in self.claims:
+            assert {c.arm, c.against or c.arm} <= set(self.arms), f"{self.slug}: {c.name} names unknown arms"
 
     def modules(self) -> list[str]:
         """The modules whose source the evidence depends on."""
@@ -108,17 +106,10 @@ def load(slug: str) -> Study:
 
 
 def run(
-    study: Study,
-    *,
-    seeds: Sequence[int] | None = None,
-    smoke: bool = False,
-    jobs: int = 1,
-    fresh: bool = False,
-    target: Path | None = None,
-    report: Callable[[str, int, Outcome], None] = lambda *_: None,
-) -> tuple[dict[str, Any], Results]:
-    """Measure all cells (cached ones are read), judge the claims, draw, and write the evidence to ``target`` unless
-    that is None."""
+    study: Study, *, seeds: Sequence[int] | None = None, smoke: bool = False, jobs: int = 1, fresh: bool = False,
+    target: Path | None = None, report: Callable[[str, int, Outcome], None] = lambda *_: None,
+) -> tuple[dict[str, Any], Results]:  # fmt: skip
+    """Measure all cells (cached ones are read), judge the claims, draw, and write the evidence to ``target`` if any."""
     begin = time.perf_counter()
     chosen = tuple(seeds or study.seeds)
     budget = {**study.budget, **(study.smoke if smoke else {})}
