@@ -83,20 +83,6 @@ def drawn() -> list[float]:
     return [torch.rand(()).item(), np.random.rand(), random.random()]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_the_callers_generators_are_left_as_they_were(workers):
-    ends, breaks = Alone(net(0)), toy()
-    disturb(5)
-    wanted = drawn()
-    disturb(5)
-    fit(ends, Jittered("torch", "numpy", "python"), Plan(**PLAN, workers=workers))
-    assert drawn() == wanted
-    disturb(5)
-    with pytest.raises(ZeroDivisionError):
-        fit(breaks, data(), Plan(**PLAN), observers=[lambda *_: 1 / 0])
-    assert drawn() == wanted
-
-
 class Meets(Alone):
     """Keeps a number that all generators drew before the first step."""
 

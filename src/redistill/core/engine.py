@@ -68,11 +68,10 @@ def fit(
     Raises :class:`UserError` for missing columns or a folder of another run, :class:`Diverged` for a loss or gradient
     that is not finite. The global generators of torch, numpy and Python are left as they were.
     """
-    with own_generators():
-        engine = Engine(method, data, plan, Path(folder) if folder else None, augment)
-        engine.open(resume)
-        with engine.watching(observers, show), checkpoint.graceful() as stop:
-            engine.run(engine.steps if until is None else min(until, engine.steps), stop)
+    engine = Engine(method, data, plan, Path(folder) if folder else None, augment)
+    engine.open(resume)
+    with engine.watching(observers, show), checkpoint.graceful() as stop:
+        engine.run(engine.steps if until is None else min(until, engine.steps), stop)
     return Fitted(engine.student(), method, engine.history, engine.seconds, engine.world.main)
 
 
