@@ -13,7 +13,7 @@ from redistill.core import Plan, fit
 from redistill.core.engine import Engine
 from redistill.core.followers import same_weights
 from tests.core.test_exactness import Alone
-from tests.core.toys import ROWS, data, net, toy
+from tests.core.toys import ROWS, data, net
 
 PLAN: dict[str, Any] = {"steps": 8, "batch_size": 10, "lr": 1e-2, "device": "cpu", "log_every": 2}
 
