@@ -47,7 +47,7 @@ def test_functions_are_short():
 def test_the_driver_and_the_core_stay_small():
     assert lines(ROOT / "core" / "engine.py") <= 400
     assert (
-        sum(map(lines, (ROOT / "core").glob("*.py"))) <= 2250
+        sum(map(lines, (ROOT / "core").glob("*.py"))) <= 2450
     )  # exactness over ranks and checkpoints: docs/design.md, section 4
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor
+
+from redistill.core import noise
 
 
 def seed_of(*parts: object) -> int:
@@ -48,8 +51,9 @@ class Rows:
 class Progress:
     """``now``: step, epoch, turn and the random numbers of this turn. ``ends_epoch``: its batch is the epoch's last.
 
-    The numbers are a function of (seed, step, position of the turn, row of the global batch): a resumed run, a batch
-    cut into micro-batches and a batch spread over ranks all see the same ones. State to save: none.
+    The numbers are a function of (seed, step, position of the turn, number of the call, row of the global batch): a
+    resumed run, a batch cut into micro-batches and a batch spread over ranks all see the same ones, and each draws
+    those of its own rows alone, on its device (:mod:`redistill.core.noise`). State to save: none.
     """
 
     seed: int = 0
@@ -61,7 +65,8 @@ class Progress:
     turn: str = ""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     rows: Rows | None = None
-    generator: torch.Generator | None = None
+    _stream: tuple[object, ...] = field(default=(), init=False, repr=False)  # the names of the stream drawn from
+    _calls: int = field(default=0, init=False, repr=False)  # how often it was
 
     @property
     def fraction(self) -> float:
@@ -74,10 +79,9 @@ class Progress:
         The global generators, which dropout inside a network draws from, know nothing of rows: there every micro-batch
         gets its own stream, named by its first row as well, or all would drop the same units.
         """
-        seed = seed_of(self.seed, self.step, *key)
-        self.generator = torch.Generator("cpu").manual_seed(seed)
-        if self.rows is not None and self.rows.start:
-            seed = seed_of(self.seed, self.step, *key, "from row", self.rows.start)
+        self._stream, self._calls = (self.seed, self.step, *key), 0
+        part = ("from row", self.rows.start) if self.rows is not None and self.rows.start else ()
+        seed = seed_of(*self._stream, *part)
         # torch.manual_seed would also queue a call, with a stack trace, for every accelerator that is not in use: 60
         # times slower, and felt in short steps
         torch.default_generator.manual_seed(seed)
@@ -88,36 +92,38 @@ class Progress:
 
     def randn(self, rows: int, *shape: int) -> Tensor:
         """Standard normal numbers [rows, *shape]."""
-        return self._mine(torch.randn(self._total(rows), *shape, generator=self._stream()))
+        numbers = noise.normal(self._key(), self._mine(rows), math.prod(shape), self.device)
+        return numbers.reshape(rows, *shape)
 
     def rand(self, rows: int, *shape: int) -> Tensor:
         """Uniform numbers in [0, 1), [rows, *shape]."""
-        return self._mine(torch.rand(self._total(rows), *shape, generator=self._stream()))
+        numbers = noise.uniform(self._key(), self._mine(rows), math.prod(shape), self.device)
+        return numbers.reshape(rows, *shape)
 
     def randint(self, low: int, high: int, rows: int, *shape: int) -> Tensor:
         """Integers in [low, high), [rows, *shape]."""
-        return self._mine(torch.randint(low, high, (self._total(rows), *shape), generator=self._stream()))
+        key, size = self._key(), math.prod(shape)
+        numbers = noise.integers(key, low, high, self._mine(rows), size, self.device)
+        return numbers.reshape(rows, *shape)
 
     def shared_rand(self) -> float:
         """One uniform number that all rows and ranks share."""
-        return float(torch.rand((), generator=self._stream()))
+        return float(noise.uniform(self._key(), range(1), 1, torch.device("cpu")))
 
     def shared_randint(self, low: int, high: int) -> int:
         """One integer in [low, high) that all rows and ranks share."""
-        return int(torch.randint(low, high, (), generator=self._stream()))
+        return int(noise.integers(self._key(), low, high, range(1), 1, torch.device("cpu")))
 
-    def _stream(self) -> torch.Generator:
-        if self.generator is None:  # in somebody's own loop: one row block, seeded by (seed, step)
+    def _key(self) -> int:
+        """A key of its own for every call: two calls of a turn never share a number."""
+        if not self._stream:  # in somebody's own loop: one row block, named by (seed, step)
             self.reseed("own loop")
-        assert self.generator is not None
-        return self.generator
+        self._calls += 1
+        return seed_of(*self._stream, "call", self._calls)
 
-    def _total(self, rows: int) -> int:
+    def _mine(self, rows: int) -> range:
+        """The rows of the global batch that numbers are asked for."""
         if self.rows is None:
-            return rows
+            return range(rows)
         assert rows == self.rows.stop - self.rows.start, "ask for as many rows as the micro-batch has"
-        return self.rows.total
-
-    def _mine(self, numbers: Tensor) -> Tensor:
-        mine = numbers if self.rows is None else numbers[self.rows.start : self.rows.stop]
-        return mine.to(self.device)
+        return range(self.rows.start, self.rows.stop)
