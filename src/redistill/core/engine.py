@@ -117,7 +117,7 @@ class Engine:
                 net.eval()  # the first ``prepare`` comes before any turn
         if self.plan.parallel == "shard":
             if self.world.size == 1:
-                raise UserError("'shard' needs several processes (accelerate launch)", place="plan.parallel")
+                raise UserError("'shard' needs several processes (torchrun)", place="plan.parallel")
             self._unsharded = copy.deepcopy(self.method.export())  # a sharded module cannot be made whole again
             followers = self.roles.followers().values()
             for net in (*(follower.net for follower in followers), *self.roles.trained.values()):

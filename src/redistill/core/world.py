@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Collection
+from functools import cache
 from typing import Any
 
 import torch
@@ -26,9 +27,18 @@ class World:
     def __init__(self, device: str = "auto") -> None:
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise UserError(f"{device!r} is not available here; write cpu or auto", place="plan.device")
+        launched = _launched()
+        # without cpu=True Accelerate joins no group where there is no accelerator, and says nothing
+        if device == "auto" and not torch.accelerator.is_available():
+            device = "cpu"
         state = PartialState(cpu=True) if device == "cpu" else PartialState()
         self.rank, self.size = state.process_index, state.num_processes
         self.device = torch.device(device) if device not in ("auto", "cuda") else state.device
+        if launched != self.size:
+            found = f"{launched} processes were launched, but this one joined a group of {self.size}"
+            raise UserError(f"{found}; set device to cpu or cuda, or start one process", place="plan.device")
+        if self.main and self.size > 1:
+            _announce(self.size, self.device.type)
 
     @property
     def main(self) -> bool:
@@ -92,6 +102,26 @@ class World:
         """This rank's part of a global batch of ``total`` rows."""
         cuts = [total * r // self.size for r in range(self.size + 1)]
         return Rows(cuts[self.rank], cuts[self.rank + 1], total)
+
+
+def _launched() -> int:
+    """How many processes the launcher started, as it says in the environment, or a group that is there already."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_world_size()
+    said = {name: os.environ.get(name, "") for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK")}
+    if said["WORLD_SIZE"] in ("", "1"):
+        return 1
+    if not all(number.isdecimal() for number in said.values()):
+        given = ", ".join(f"{name}={number}" for name, number in said.items())
+        remedy = "start the processes with torchrun, or unset WORLD_SIZE"
+        raise UserError(f"{given} names no process of a launch; {remedy}", place="environment")
+    return int(said["WORLD_SIZE"])
+
+
+@cache
+def _announce(size: int, device: str) -> None:
+    """Say once what a run is spread over: one process where two were meant is seen at once."""
+    print(f"redistill: {size} processes on {device}", file=sys.stderr, flush=True)
 
 
 def _buckets(gradients: list[Tensor]) -> list[list[Tensor]]:
