@@ -19,13 +19,14 @@ OPEN, CLOSE = "<!-- systems: written by docs/generate.py -->", "<!-- /systems --
 
 def systems_table(*, link: bool = False) -> str:
     """All systems by group, each with its kind and its standing; ``link`` leads to their pages."""
-    parts = []
+    built = sum(e.status == "built" for e in entries())
+    parts = [f"{built} of {len(entries())} systems are built."]
     for group, meaning in vocabulary("group").items():
         rows = [f"| {_name(e.slug, link)} | {e.title} | {e.kind} | {standing(e)} |" for e in entries(group=[group])]
-        head = [f"**{group}**: {meaning}", "", "| system | paper | kind | claims |", "|---|---|---|---|"]
+        head = [f"**{group}**: {meaning}", "", "| system | paper | kind | headline |", "|---|---|---|---|"]
         parts.append("\n".join([*head, *rows]))
-    more = [f"| {_name(s, link)} | {what} | {_tally(s)} |" for s, what in STUDIES.items()]
-    head = ["**studies of no one system**", "", "| study | what it does | claims |", "|---|---|---|"]
+    more = [f"| {_name(s, link)} | {what} | {_standing(s)} |" for s, what in STUDIES.items()]
+    head = ["**studies of no one system**", "", "| study | what it does | headline |", "|---|---|---|"]
     parts.append("\n".join([*head, *more]))
     return "\n\n".join(parts) + "\n"
 
@@ -35,15 +36,14 @@ def _name(slug: str, link: bool) -> str:
 
 
 def standing(e: Entry) -> str:
-    """``planned``, ``built``, or what became of its claims; nothing that failed is left out."""
-    return e.status if e.status == "planned" else _tally(e.slug) or e.status
+    """``planned``, ``built``, or the headline's verdict and what holds beside it; nothing that failed is left out."""
+    return e.status if e.status == "planned" else _standing(e.slug) or e.status
 
 
-def _tally(slug: str) -> str:
-    """The verdicts of a study, counted; empty without evidence."""
-    verdicts = [c["verdict"] for c in (evidence.read(slug) or {"claims": []})["claims"]]
-    told = {"holds": "hold", "not shown": "not shown", "contradicted": "contradicted"}
-    return ", ".join(f"{verdicts.count(v)} {word}" for v, word in told.items() if v in verdicts)
+def _standing(slug: str) -> str:
+    """Headline and tally of a study; empty without evidence."""
+    record = evidence.read(slug)
+    return f"{evidence.standing(record)}; beside it {evidence.counted(record)}" if record else ""
 
 
 def page(e: Entry) -> str:
@@ -83,13 +83,16 @@ def _proof(slug: str) -> list[str]:
     if measured is None:
         return []
     seeds = ", ".join(map(str, measured["seeds"]))
-    rows = [f"| {c['verdict']} | {c['name']} | {evidence.effect(c)} | {c['paper']} |" for c in measured["claims"]]
-    table = ["| verdict | claim | effect ± sd | in the paper |", "|---|---|---|---|", *rows]
-    stale = ["The code has changed since this was measured."] if evidence.stale(measured) else []
+    rows = [
+        f"| {c['verdict']} | {c['kind']} | {c['name']} | {evidence.effect(c)} | {c['paper']} |"
+        for c in sorted(measured["claims"], key=lambda c: c["kind"] != "headline")
+    ]
+    table = ["| verdict | kind | claim | effect ± sd | in the paper |", "|---|---|---|---|---|", *rows]
+    told = [f"Headline {_standing(slug)}.", *evidence.warnings(measured)]
     pictures = [f"![{slug}]({slug}/{name})" for name in measured.get("pictures", ())]
     notes = [f"- {note}" for note in measured.get("notes", ())]
     head = f"## Evidence\n\n{measured['question']} Seeds {seeds}, {measured['seconds']:.0f} s of computing."
-    return [head, *stale, "\n".join(table), *pictures, *(["\n".join(notes)] if notes else [])]
+    return [head, *told, "\n".join(table), *pictures, *(["\n".join(notes)] if notes else [])]
 
 
 TAXONOMY = """# The words of the catalogue

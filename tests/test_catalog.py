@@ -231,13 +231,22 @@ def test_a_page_tells_the_entry_and_every_verdict(docs, tmp_path, monkeypatch):
     monkeypatch.setenv("REDISTILL_EVIDENCE", str(tmp_path))
     assert "## Evidence" not in docs.page(entry("ps_kd"))
     claim = {"name": "calibration", "effect": 0.06, "effect_sd": 0.01, "relative": False, "paper": "11.84 -> 1.77"}
-    claims = [{**claim, "verdict": v} for v in ("holds", "not shown", "contradicted", "holds")]
+    claim |= {"n": 3}
+    kinds = ("superiority", "headline", "threshold", "margin")
+    claims = [
+        {**claim, "verdict": v, "kind": k} for v, k in zip(("holds", "not shown", "contradicted", "holds"), kinds)
+    ]
     record = {"slug": "ps_kd", "question": "Does it?", "seeds": [1, 2, 3], "seconds": 9.0, "claims": claims}
     write(record | {"notes": ["tried in vain"], "pictures": ["arms.png"]}, tmp_path)
     page = docs.page(entry("ps_kd"))
-    assert page.count("| holds | calibration | 0.06 ± 0.01 | 11.84 -> 1.77 |") == 2
-    assert "The code has changed" in page and "- tried in vain" in page and "(ps_kd/arms.png)" in page
-    assert docs.standing(entry("ps_kd")) == "2 hold, 1 not shown, 1 contradicted"
+    rows = [
+        line.split(" | ")[:2] for line in page.splitlines() if "| calibration | 0.06 ± 0.01 | 11.84 -> 1.77 |" in line
+    ]
+    assert rows == [["| not shown", "headline"], ["| holds", "superiority"], ["| contradicted", "threshold"],
+                    ["| holds", "margin"]]  # fmt: skip
+    assert "the code has changed" in page and "- tried in vain" in page and "(ps_kd/arms.png)" in page
+    beside = "beside it 1 hold, 1 contradicted, 1 within a margin"
+    assert docs.standing(entry("ps_kd")) == f"not shown: 0.06 ± 0.01 (n = 3); {beside}"
     assert all(part in page for part in (*entry("ps_kd").idea, "Who teaches?", "@misc{kim2020self,"))
 
 

@@ -46,9 +46,10 @@ def test_functions_are_short():
 
 def test_the_driver_and_the_core_stay_small():
     assert lines(ROOT / "core" / "engine.py") <= 400
-    assert (
-        sum(map(lines, (ROOT / "core").glob("*.py"))) <= 2450
-    )  # exactness over ranks and checkpoints: docs/design.md, section 4
+    files = set((ROOT / "core").glob("*.py"))
+    judging = {f for f in files if f.stem in ("cache", "cells", "claims", "evidence", "record", "study")}
+    assert sum(map(lines, judging)) <= 850  # studies and their evidence
+    assert sum(map(lines, files - judging)) <= 2150  # exactness over ranks and checkpoints: docs/design.md, section 4
 
 
 def depth(node: ast.AST, level: int = 0) -> int:

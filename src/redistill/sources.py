@@ -18,7 +18,7 @@ def digest(modules: Iterable[str], *, leave_out: Collection[str] = ()) -> str:
     """
     found = hashlib.sha256()
     for name in sorted(modules):
-        tree = ast.parse(_source(name).read_text())
+        tree = ast.parse(path(name).read_text())
         tree.body = [node for node in tree.body if not _defines(node) & set(leave_out)]
         for node in ast.walk(tree):
             if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
@@ -49,7 +49,7 @@ def closure(modules: Iterable[str]) -> list[str]:
 
 def _imported(module: str) -> set[str]:
     package, found = __name__.split(".")[0], set()
-    for node in ast.walk(ast.parse(_source(module).read_text())):
+    for node in ast.walk(ast.parse(path(module).read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == package:
             found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     return {name for name in found if _is_module(name)}
@@ -62,7 +62,13 @@ def _is_module(name: str) -> bool:
         return False
 
 
-def _source(module: str) -> Path:
+def modules(package: str) -> list[str]:
+    """The modules that lie directly in ``package``."""
+    return sorted(f"{package}.{file.stem}" for file in path(package).parent.glob("*.py") if file.stem != "__init__")
+
+
+def path(module: str) -> Path:
+    """The file that ``module`` is read from."""
     spec = importlib.util.find_spec(module)
     assert spec and spec.origin, f"no source for {module}"
     return Path(spec.origin)

@@ -13,7 +13,7 @@ import pytest
 from redistill import catalog
 from redistill.catalog import Entry, entries, entry
 from redistill.cli import main
-from redistill.core.evidence import write
+from redistill.core.evidence import NO_NUMBERS, engine, write
 from redistill.sources import digest
 
 PROBE = """
@@ -27,16 +27,19 @@ finally:
 """
 MODULES = ["redistill.core.errors"]
 CLAIM = {"metric": "ece", "arm": "ps_kd", "against": "ce", "relative": False, "effect": 0.06, "effect_sd": 0.01}
+CLAIM |= {"n": 3, "paper": "11.84 -> 1.77", "reason": ""}
 MEASURED = {
     "slug": "ps_kd",
     "seeds": [1, 2, 3],
     "seconds": 61.0,
     "claims": [
-        {**CLAIM, "name": "calibration", "verdict": "holds"},
-        {**CLAIM, "name": "accuracy", "against": "", "relative": True, "verdict": "not shown"},
+        {**CLAIM, "name": "calibration", "verdict": "holds", "kind": "headline"},
+        {**CLAIM, "name": "accuracy", "against": "", "relative": True, "verdict": "not shown", "kind": "threshold"},
+        {**CLAIM, "name": "cost", "verdict": "holds", "kind": "margin"},
     ],
     "modules": MODULES,
-    "digest": digest(MODULES),
+    "digest": digest(MODULES, leave_out=NO_NUMBERS),
+    "engine": engine(),
 }
 
 
@@ -144,7 +147,11 @@ def test_show_and_list_report_the_evidence(capsys, tmp_path, monkeypatch):
     assert "seeds 1, 2, 3, 61 s" in out and "stale" not in out
     assert "ece: ps_kd against ce" in out and "0.06 ± 0.01" in out
     assert "not shown" in out and "6 ± 1 %" in out
-    assert "1/2 hold" in run(capsys, "list", "--status", "built")[1]
+    assert "headline holds  calibration: 0.06 ± 0.01, n = 3" in out and "in the paper: 11.84 -> 1.77" in out
+    assert "beside it 1 not shown, 1 within a margin" in out
+    assert "holds: 0.06 ± 0.01 (n = 3)" in run(capsys, "list", "--status", "built")[1]
+    write(MEASURED | {"claims": MEASURED["claims"][1:]}, tmp_path)
+    assert "no headline yet" in run(capsys, "list", "--status", "built")[1]
     assert "no evidence yet: redistill reproduce sdft" in run(capsys, "show", "sdft")[1]
 
 
@@ -152,6 +159,10 @@ def test_show_says_when_evidence_is_older_than_its_code(capsys, tmp_path, monkey
     monkeypatch.setenv("REDISTILL_EVIDENCE", str(tmp_path))
     write(MEASURED | {"digest": "0"}, tmp_path)
     assert "stale: the code has changed since" in run(capsys, "show", "ps_kd")[1]
+    write(MEASURED | {"engine": "0", "reused": [2], "diverged": {"ce, seed 1": "step 3"}}, tmp_path)
+    out = run(capsys, "show", "ps_kd")[1]
+    assert "measured with an older engine" in out and "seeds 2 had been looked at before" in out
+    assert "ce, seed 1 diverged: step 3" in out
 
 
 def test_cite_prints_one_record_per_system(capsys):

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -17,7 +13,6 @@ from redistill.language import contexts
 from redistill.language.baselines import OfflineContextDistillation, SupervisedFineTuning
 from redistill.losses.divergences import ReverseKL
 from redistill.methods.language.sdft import Sdft
-from redistill.studies.sdft import STUDY
 
 SMALL = dict(
     hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2, head_dim=8
@@ -215,28 +210,3 @@ def test_a_vocabulary_changed_under_the_teacher_is_refused():
     sdft.student.net.resize_token_embeddings(80)
     with pytest.raises(UserError, match=r"teacher: scores \d+ tokens, its student 80; resize the vocabulary before"):
         fit(sdft, data(sdft.student), Plan(steps=1, batch_size=2))
-
-
-def test_the_evidence_depends_on_every_block_the_study_uses():
-    """What a listed module imports is listed, except the core, which no study lists, and the methods of others."""
-    listed = STUDY.modules()
-    used = {name for module in listed for name in imported(module)}
-    assert not {n for n in used if not n.startswith("redistill.core")} - set(listed)
-
-
-def imported(module):
-    """The modules of redistill that a module imports."""
-    tree = ast.parse(Path(importlib.util.find_spec(module).origin).read_text())
-    found = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("redistill"):
-            parts = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= {p for p in parts if is_module(p)} or {node.module}
-    return found
-
-
-def is_module(name):
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:
-        return False

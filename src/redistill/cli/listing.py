@@ -17,8 +17,7 @@ from redistill.core import evidence
 
 Words = list[str] | None
 ANY: dict[str, Any] = {f: typer.Option(None, metavar="WORD", help=", ".join(vocabulary(f))) for f in FACETS}
-# from the best to the worst, each with its colour
-VERDICTS = {"holds": "green", "not shown": "yellow", "contradicted": "red"}
+VERDICTS = dict(zip(evidence.VERDICTS, ("green", "yellow", "red")))
 
 
 def list_(
@@ -67,12 +66,12 @@ def _board(found: list[Entry]) -> RenderableType:
 
 def _lines(members: list[Entry], slug_width: int) -> Padding:
     table = Table(box=None, show_header=False, pad_edge=False, expand=True)
-    wide = Console().width >= 110
+    wide = Console().width >= 120
     table.add_column(width=slug_width, no_wrap=True)
     table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
     if wide:
         table.add_column(width=38, no_wrap=True, overflow="ellipsis", style="dim")
-    table.add_column(width=10, no_wrap=True, justify="right")
+    table.add_column(width=26, no_wrap=True, overflow="ellipsis", justify="right")
     for e in members:
         answers = " · ".join(", ".join(e.words(q)) for q in ("teacher", "knowledge", "samples"))
         slug = Text(e.slug, style="bold cyan" if e.status == "built" else "")
@@ -81,15 +80,14 @@ def _lines(members: list[Entry], slug_width: int) -> Padding:
 
 
 def _standing(e: Entry) -> Text:
-    """In a word: what the evidence says of a built system, or that there is none yet."""
+    """The headline's verdict, effect and seeds; or that there is no evidence, or no headline yet."""
     if e.status == "planned":
         return Text("planned", style="dim")
     measured = evidence.read(e.slug)
     if measured is None:
         return Text("built")
-    verdicts = [c["verdict"] for c in measured["claims"]]
-    worst = next(v for v in reversed(VERDICTS) if v in verdicts)
-    return Text(f"{verdicts.count('holds')}/{len(verdicts)} hold", style=VERDICTS[worst])
+    main = evidence.headline(measured)
+    return Text(evidence.standing(measured), style=VERDICTS[main["verdict"]] if main else "dim")
 
 
 def show(slug: Annotated[str, typer.Argument(metavar="SLUG", help="name of a system, as list prints it")]) -> None:
@@ -135,26 +133,37 @@ def _where(e: Entry) -> list[tuple[str, str]]:
 
 
 def _proof(e: Entry) -> list[RenderableType]:
-    """The verdict on each claim with its effect and spread over seeds; says so when the code has changed since."""
+    """The headline, what holds beside it, and every claim with its effect and spread over seeds."""
     measured = evidence.read(e.slug)
     if measured is None:
         return [] if e.status == "planned" else [Text(f"\nno evidence yet: redistill reproduce {e.slug}", style="dim")]
     seeds = ", ".join(map(str, measured["seeds"]))
     parts: list[RenderableType] = [Text(f"\nevidence, seeds {seeds}, {measured['seconds']:.0f} s", style="bold")]
-    if evidence.stale(measured):
-        parts.append(Text(f"stale: the code has changed since; redistill reproduce {e.slug}", style="yellow"))
-    return [*parts, _verdicts(measured["claims"])]
+    parts += [Text(line, style="yellow") for line in evidence.warnings(measured)]
+    return [*parts, _headline(measured), Text(), _verdicts(measured["claims"])]
+
+
+def _headline(measured: dict[str, Any]) -> RenderableType:
+    main, others = evidence.headline(measured), evidence.counted(measured)
+    if main is None:
+        return Text(f"no headline yet; {others}", style="dim")
+    said = Text.assemble(("headline ", "bold"), (main["verdict"], VERDICTS[main["verdict"]]), f"  {main['name']}: ",
+                         f"{evidence.effect(main)}, n = {main['n']}")  # fmt: skip
+    paper = Text(f"in the paper: {main['paper']}" if main["paper"] else "", style="dim")
+    return Group(said, *([paper] if main["paper"] else []), Text(f"beside it {others}", style="dim"))
 
 
 def _verdicts(claims: list[dict[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("verdict", no_wrap=True)
+    table.add_column("kind", no_wrap=True)
     for name in ("claim", "measured"):
         table.add_column(name, ratio=1)
     table.add_column("effect ± sd", justify="right", no_wrap=True)
     for c in claims:
-        sides = f"{c['metric']}: {c['arm']}" + (f" against {c['against']}" if c["against"] else "")
-        table.add_row(Text(c["verdict"], style=VERDICTS[c["verdict"]]), c["name"], sides, evidence.effect(c))
+        sides = f"{c['metric']}: {c['arm']}" + (f" against {c['against']}" if c["against"] else f"; {c['reason']}")
+        verdict = Text(c["verdict"], style=VERDICTS[c["verdict"]])
+        table.add_row(verdict, c["kind"], c["name"], sides.removesuffix("; "), evidence.effect(c))
     return table
 
 

@@ -33,23 +33,24 @@ def report(
     for record in records:
         for name in record.get("pictures", []):
             shutil.copyfile(evidence.folder() / record["slug"] / name, out / f"{record['slug']}_{name}")
-    (out / "index.html").write_text(STYLE + "".join(map(_section, records)), encoding="utf-8")
+    page = STYLE + _contents(records) + "".join(map(_section, records))
+    (out / "index.html").write_text(page, encoding="utf-8")
     typer.echo(f"wrote {out / 'index.html'}: {len(records)} systems")
 
 
 def compare(slugs: Annotated[list[str], typer.Argument(metavar="SLUG...", help="two systems or more")]) -> None:
-    """Put the verdicts and the cost of several systems side by side, from their evidence."""
+    """Put the headlines, what holds beside them and the cost of several systems side by side, from their evidence."""
     from rich.console import Console
     from rich.table import Table
 
     if len(set(slugs)) < 2:
         raise UserError("name two systems or more", place="compare")
-    table = Table("system", "verdict", "claim", "effect", "seconds a seed", box=None)
-    for slug in slugs:
-        record = _record(slug)
+    table = Table("system", "headline", "claim", "in the paper", "beside it", "seconds a seed", box=None)
+    for record in map(_record, slugs):
+        main = evidence.headline(record) or {"name": "", "paper": ""}
         cost = f"{record['seconds'] / len(record['seeds']):.0f}"
-        for claim in record["claims"]:
-            table.add_row(slug, claim["verdict"], claim["name"], evidence.effect(claim), cost)
+        row = (evidence.standing(record), main["name"], main["paper"], evidence.counted(record), cost)
+        table.add_row(record["slug"], *row)
     Console().print(table)
 
 
@@ -67,9 +68,21 @@ def _record(slug: str) -> dict[str, Any]:
     return record
 
 
+def _contents(records: list[dict[str, Any]]) -> str:
+    """Every system with its headline, as links into the page."""
+    rows = [
+        f'<tr><td><a href="#{r["slug"]}">{r["slug"]}</a></td><td>{html.escape(evidence.standing(r))}</td>'
+        f"<td>{html.escape((evidence.headline(r) or {'name': ''})['name'])}</td><td>{evidence.counted(r)}</td></tr>"
+        for r in records
+    ]
+    head = "<tr><th>system</th><th>headline</th><th>claim</th><th>beside it</th></tr>"
+    return f"<h1>Evidence</h1><table>{head}{''.join(rows)}</table>"
+
+
 def _section(record: dict[str, Any]) -> str:
-    old = " <small>(stale: its source has changed since)</small>" if evidence.stale(record) else ""
-    parts = [f"<h1>{record['slug']}{old}</h1><p>{html.escape(record['question'])}</p>", _claims(record["claims"])]
+    told = [f"headline {evidence.standing(record)}; beside it {evidence.counted(record)}", *evidence.warnings(record)]
+    parts = [f'<h1 id="{record["slug"]}">{record["slug"]}</h1><p>{html.escape(record["question"])}</p>']
+    parts += [f"<p>{html.escape(line)}</p>" for line in told] + [_claims(record["claims"])]
     parts += [f'<p><img src="{record["slug"]}_{name}" alt="{name}"></p>' for name in record.get("pictures", [])]
     parts += [f"<h3>Measured</h3>{_table(record)}", _texts(record)]
     parts += [f"<p><small>{html.escape(note)}</small></p>" for note in record["notes"]]
@@ -78,14 +91,15 @@ def _section(record: dict[str, Any]) -> str:
 
 
 def _claims(claims: list[dict[str, Any]]) -> str:
-    rows = [
-        f'<tr><td class="{c["verdict"]}">{c["verdict"]}</td><td>{html.escape(c["name"])}</td>'
-        f"<td>{evidence.effect(c)}</td><td><small>{html.escape(c['paper'])}</small></td></tr>"
-        for c in claims
-    ]
-    return (
-        "<table><tr><th>verdict</th><th>claim</th><th>effect</th><th>the paper</th></tr>" + "".join(rows) + "</table>"
-    )
+    names = ("verdict", "kind", "claim", "effect", "the paper")
+    head = "".join(f"<th>{name}</th>" for name in names)
+    return f"<table><tr>{head}</tr>{''.join(map(_claim, claims))}</table>"
+
+
+def _claim(c: dict[str, Any]) -> str:
+    cells = (c["kind"], html.escape(c["name"]), evidence.effect(c), f"<small>{html.escape(c['paper'])}</small>")
+    first = f'<td class="{c["verdict"].split()[0]}">{c["verdict"]}</td>'
+    return "<tr>" + first + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
 
 def _table(record: dict[str, Any]) -> str:

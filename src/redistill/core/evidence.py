@@ -8,7 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from redistill.sources import digest
+from redistill.sources import digest, modules
+
+VERDICTS = ("holds", "not shown", "contradicted")  # from the best to the worst
+NO_NUMBERS = ("STUDY", "FIGURES", "draw")  # names at the top of a study that no number depends on
 
 
 def folder() -> Path:
@@ -19,9 +22,9 @@ def folder() -> Path:
     return checkout if checkout.is_dir() else Path("evidence")
 
 
-def read(slug: str) -> dict[str, Any] | None:
-    """The evidence for a system, or None."""
-    file = folder() / f"{slug}.json"
+def read(slug: str, where: Path | None = None) -> dict[str, Any] | None:
+    """The evidence for a system, or None. ``where``: another folder than the shipped one."""
+    file = (where or folder()) / f"{slug}.json"
     return json.loads(file.read_text()) if file.exists() else None
 
 
@@ -40,9 +43,54 @@ def effect(claim: Mapping[str, Any]) -> str:
     return f"{scale * claim['effect']:.3g} ± {round(scale * claim['effect_sd'], 9):.2g}{unit}"
 
 
-def stale(record: dict[str, Any]) -> bool:
-    """Whether the method, the study or a block that it names has changed since the evidence was written."""
+def headline(record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The judged claim that a study stands for; None where it has none yet."""
+    return next((claim for claim in record["claims"] if claim["kind"] == "headline"), None)
+
+
+def tally(record: Mapping[str, Any]) -> dict[str, int]:
+    """Verdict -> how many of the other superiorities and thresholds have it; margins are no gains and not counted."""
+    counted = [c["verdict"] for c in record["claims"] if c["kind"] in ("superiority", "threshold")]
+    return {verdict: counted.count(verdict) for verdict in VERDICTS if verdict in counted}
+
+
+def standing(record: Mapping[str, Any]) -> str:
+    """The headline's verdict, effect and number of seeds in a few words; says so where a study has none."""
+    main = headline(record)
+    return f"{main['verdict']}: {effect(main)} (n = {main['n']})" if main else "no headline yet"
+
+
+def counted(record: Mapping[str, Any]) -> str:
+    """The tally in words: ``3 hold, 1 not shown, 2 within a margin``."""
+    told = {"holds": "hold", "not shown": "not shown", "contradicted": "contradicted"}
+    parts = [f"{count} {told[verdict]}" for verdict, count in tally(record).items()]
+    margins = sum(c["kind"] == "margin" and c["verdict"] == "holds" for c in record["claims"])
+    return ", ".join([*parts, *([f"{margins} within a margin"] if margins else [])]) or "nothing"
+
+
+def warnings(record: Mapping[str, Any]) -> list[str]:
+    """What a reader must know before the numbers: older code, diverged runs, seeds that were looked at before."""
+    again = f"redistill reproduce {record['slug']}"
+    told = {"stale": f"stale: the code has changed since; {again}",
+            "older engine": f"measured with an older engine; {again}"}  # fmt: skip
+    lines = [told[old]] if (old := age(record)) else []
+    lines += [f"{where} diverged: {why}" for where, why in record.get("diverged", {}).items()]
+    if record.get("reused"):
+        seeds = ", ".join(map(str, record["reused"]))
+        lines.append(f"seeds {seeds} had been looked at before something of the study was changed")
+    return lines
+
+
+def age(record: Mapping[str, Any]) -> str:
+    """Whether method, study or a block changed since (``stale``), the engine alone (``older engine``), or nothing."""
     try:
-        return digest(record["modules"]) != record["digest"]
+        if digest(record["modules"], leave_out=NO_NUMBERS) != record["digest"]:
+            return "stale"
+        return "older engine" if record["engine"] != engine() else ""
     except (AssertionError, KeyError, ModuleNotFoundError):
-        return True
+        return "stale"
+
+
+def engine() -> str:
+    """A hash of the core, on which every number depends."""
+    return digest(modules("redistill.core"))

@@ -1,43 +1,41 @@
-"""A study: arms, budget and claims; the runner measures arm x seed cells, judges the claims and writes the evidence."""
+"""A study: arms, budget and claims. :func:`run` measures arm x seed cells, judges, and writes the evidence."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
-import os
-import platform
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from redistill import sources
-from redistill.core import evidence
-from redistill.core.cache import home, key
-from redistill.core.claims import Claim, judge
-from redistill.core.errors import UserError
+from redistill.core.claims import Claim
+from redistill.core.errors import UserError, nearest
 
-__all__ = ["Claim", "Outcome", "Results", "Study", "load", "run"]
+__all__ = ["Claim", "Derived", "Outcome", "Results", "Study", "difference", "load", "mean_of", "run"]
 
 Budget = Mapping[str, Any]
+Cell = Callable[[str, int, Budget], "Outcome"]
+Place = tuple[str, int]  # arm, seed
+Metrics = dict[str, float]
 
 
 @dataclass
 class Outcome:
-    """What one cell measured: numbers; arrays and texts for pictures and reports; ``seconds`` of computing."""
+    """What one cell measured: numbers; arrays and texts for pictures and reports; ``seconds`` of computing.
 
-    metrics: dict[str, float]
+    ``diverged``: what a run said that ended with a NaN; such a cell has no metrics, and is named in the evidence.
+    """
+
+    metrics: Metrics
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     text: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+    diverged: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class Results:
     """All cells of a run."""
 
     seeds: tuple[int, ...]
-    cells: dict[tuple[str, int], Outcome]
+    cells: dict[Place, Outcome]
 
     def values(self, arm: str, metric: str) -> np.ndarray:
         """The metric of an arm, one number a seed (nan where a cell does not measure it)."""
@@ -60,39 +58,96 @@ class Results:
         return self.cells[arm, seed].text[name]
 
 
+class Arm(Protocol):
+    """What stands for an arm: a text for people, or anything with such a ``title``."""
+
+    @property
+    def title(self) -> str: ...
+
+
+class Picture(Protocol):
+    """What draws itself from the results: a declared figure of :mod:`redistill.beds.figures`."""
+
+    def draw(self, results: Results, arms: Sequence[str], folder: Path) -> None: ...
+
+
+@dataclass(frozen=True)
+class Derived:
+    """An arm that nothing is trained for: ``of`` makes its metrics from those of other ``arms`` at the same seed."""
+
+    title: str
+    arms: tuple[str, ...]
+    of: Callable[..., Metrics]
+
+
+def mean_of(*arms: str, title: str = "") -> Derived:
+    """The mean over ``arms`` of every metric that all of them have."""
+
+    def mean(*cells: Metrics) -> Metrics:
+        return {m: float(np.mean([cell[m] for cell in cells])) for m in _common(cells)}
+
+    return Derived(title or "the mean of " + ", ".join(arms), arms, mean)
+
+
+def difference(arm: str, than: str, title: str = "") -> Derived:
+    """How much more ``arm`` has than ``than`` of every metric that both have."""
+
+    def gain(one: Metrics, other: Metrics) -> Metrics:
+        return {m: one[m] - other[m] for m in _common((one, other))}
+
+    return Derived(title or f"{arm} less {than}", (arm, than), gain)
+
+
+def _common(cells: Sequence[Metrics]) -> list[str]:
+    return [m for m in cells[0] if all(m in cell for cell in cells)]
+
+
 @dataclass(frozen=True)
 class Study:
     """The comparison that a paper makes, at laptop scale.
 
     ``cell(arm, seed, budget)`` measures one arm with everything random drawn from ``seed``. ``smoke`` overrides the
-    budget for a run of seconds. ``exact``: nothing depends on the seed, one is enough. ``sources``: blocks (module
-    names) whose change makes the evidence stale, besides the method's and the study's own files. ``notes``: what was
-    tried, what differs from the paper.
+    budget for a run of seconds. ``derived``: arms computed from others. ``ceiling``: the arm that says how much room
+    the headline has. ``exact``: nothing depends on the seed, one is enough. ``figures`` (or ``draw``): the pictures.
+    ``notes``: what was tried, what differs from the paper; those of ``studies/<slug>.md`` are added.
     """
 
     slug: str
     question: str
-    arms: Mapping[str, str]
+    arms: Mapping[str, str | Arm]
     claims: tuple[Claim, ...]
-    cell: Callable[[str, int, Budget], Outcome]
+    cell: Cell
     budget: Budget = field(default_factory=dict)
     smoke: Budget = field(default_factory=dict)
-    seeds: tuple[int, ...] = (1, 2, 3)
+    seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
+    derived: Mapping[str, Derived] = field(default_factory=dict)
+    ceiling: str = ""
+    figures: tuple[Picture, ...] = ()
     draw: Callable[[Results, Path], None] | None = None
     notes: tuple[str, ...] = ()
-    sources: tuple[str, ...] = ()
     exact: bool = False
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
+        titles = self.titles()
         for c in self.claims:
-            assert {c.arm, c.against or c.arm} <= set(self.arms), f"{self.slug}: {c.name} names unknown arms"
+            assert {c.arm, c.against or c.arm} <= set(titles), f"{self.slug}: {c.name} names unknown arms"
+        for name, made in self.derived.items():
+            assert set(made.arms) <= set(self.arms), f"{self.slug}: {name} is derived from unknown arms"
+        assert not self.ceiling or self.ceiling in titles, f"{self.slug}: no arm {self.ceiling!r} for a ceiling"
+        assert sum(c.main for c in self.claims) <= 1, f"{self.slug}: a study has one headline"
 
-    def modules(self) -> list[str]:
-        """The modules whose source the evidence depends on."""
+    def titles(self) -> dict[str, str]:
+        """Every arm, derived ones last, and what it is called."""
+        made = {**self.arms, **self.derived}
+        return {name: arm if isinstance(arm, str) else arm.title for name, arm in made.items()}
+
+    def code(self) -> list[str]:
+        """The modules that the numbers depend on: the method, the study and all that these import."""
         from redistill.catalog import STUDIES, entry
 
         own = [] if self.slug in STUDIES or not entry(self.slug).class_ else [entry(self.slug).class_.split(":")[0]]
-        return sorted({self.cell.__module__, *own, *self.sources})
+        return sources.closure([self.cell.__module__, *own])
 
 
 def load(slug: str) -> Study:
@@ -106,116 +161,60 @@ def load(slug: str) -> Study:
 
 
 def run(
-    study: Study, *, seeds: Sequence[int] | None = None, smoke: bool = False, jobs: int = 1, fresh: bool = False,
-    target: Path | None = None, report: Callable[[str, int, Outcome], None] = lambda *_: None,
-) -> tuple[dict[str, Any], Results]:  # fmt: skip
-    """Measure all cells (cached ones are read), judge the claims, draw, and write the evidence to ``target`` if any."""
+    study: Study,
+    *,
+    seeds: Sequence[int] | None = None,
+    smoke: bool = False,
+    jobs: int = 1,
+    executor: str = "local",
+    fresh: bool = False,
+    target: Path | None = None,
+    report: Callable[[str, int, Outcome], None] = lambda *_: None,
+) -> tuple[dict[str, Any], Results]:
+    """Measure all cells (cached ones are read), judge the claims, draw, and write the evidence to ``target`` if any.
+
+    Raises :class:`UserError` for a claim about a metric that its arms did not measure; nothing is written then.
+    """
+    from redistill.core.record import record_of, write
+
     begin = time.perf_counter()
-    chosen = tuple(seeds or study.seeds)
     budget = {**study.budget, **(study.smoke if smoke else {})}
-    work = [(arm, seed) for seed in chosen for arm in study.arms]
+    chosen = tuple(seeds or study.seeds)
     cells = {}
-    for where, outcome in _measure(study, work, budget, jobs, fresh):
+    for where, outcome in measured(study, chosen, budget, jobs=jobs, executor=executor, fresh=fresh):
         cells[where] = outcome
         report(*where, outcome)
-    results = Results(chosen, cells)
-    record = _record(study, results, budget, smoke, time.perf_counter() - begin)
+
+    results = Results(chosen, {**cells, **_derive(study, chosen, cells)})
+    _check_measured(study, results)
+    record = record_of(study, results, budget, smoke, time.perf_counter() - begin, target)
     if target is not None:
-        _write(study, record, results, target)
+        write(study, record, results, target)
     return record, results
 
 
-def _measure(
-    study: Study, work: list[tuple[str, int]], budget: Budget, jobs: int, fresh: bool
+def measured(
+    study: Study, seeds: Sequence[int], budget: Budget, **how: Any
 ) -> Iterator[tuple[tuple[str, int], Outcome]]:
-    # evidence names the blocks that matter to a reader; what was measured before is read only if nothing has changed
-    code = sources.digest(sources.closure(study.modules()), leave_out=("STUDY", "draw"))
-    digest = f"{code} {versions().get('torch')}"
-    arguments = [(study.slug, arm, seed, dict(budget), digest, fresh) for arm, seed in work]
-    if jobs == 1:
-        yield from ((w, _cell(*a)) for w, a in zip(work, arguments))
-        return
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
-        yield from zip(work, pool.map(_cell, *zip(*arguments)))
+    """Every trained cell of these seeds with its place (arm, seed), in the order of the arms."""
+    from redistill.core.cells import measure
+
+    return measure(study, [(arm, seed) for seed in seeds for arm in study.arms], budget, **how)
 
 
-def _one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)
-
-
-def _cell(slug: str, arm: str, seed: int, budget: Budget, digest: str, fresh: bool) -> Outcome:
-    place = home() / "cells" / slug / key({"arm": arm, "seed": seed, "budget": budget, "digest": digest})
-    if (place / "outcome.json").exists() and not fresh:
-        return _read(place)
-    begin = time.process_time()  # of this process alone: a machine with other work counts no more
-    outcome = load(slug).cell(arm, seed, budget)
-    outcome.seconds = time.process_time() - begin
-    _keep(outcome, place)
-    return outcome
-
-
-def _keep(outcome: Outcome, place: Path) -> None:
-    beside = place.with_name(f".{place.name}.{os.getpid()}")
-    beside.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(beside / "arrays.npz", **outcome.arrays)  # type: ignore[arg-type]
-    numbers = {"metrics": outcome.metrics, "text": outcome.text, "seconds": outcome.seconds}
-    (beside / "outcome.json").write_text(json.dumps(numbers))
-    shutil.rmtree(place, ignore_errors=True)
-    os.replace(beside, place)
-
-
-def _read(place: Path) -> Outcome:
-    with np.load(place / "arrays.npz", allow_pickle=False) as arrays:
-        return Outcome(**json.loads((place / "outcome.json").read_text()), arrays=dict(arrays))
-
-
-def _record(study: Study, results: Results, budget: Budget, smoke: bool, seconds: float) -> dict[str, Any]:
-    modules = study.modules()
-    claims = []
-    for claim in study.claims:
-        arms = {claim.arm, claim.against} - {""}
-        claims.append(judge(claim, {a: list(results.values(a, claim.metric)) for a in arms}, exact=study.exact))
-    seconds_of_cells = sum(outcome.seconds for outcome in results.cells.values())
+def _derive(study: Study, seeds: Sequence[int], cells: Mapping[Any, Outcome]) -> dict[Place, Outcome]:
     return {
-        "slug": study.slug, "question": study.question, "seeds": list(results.seeds), "claims": claims,
-        "seconds": round(seconds_of_cells, 1), "wall_seconds": round(seconds, 1), "arms": dict(study.arms),
-        "table": _table(study, results), "budget": dict(budget), "smoke": smoke, "notes": list(study.notes),
-        "command": f"redistill reproduce {study.slug} --seeds " + ",".join(map(str, results.seeds)),
-        "texts": _texts(results), "modules": modules, "digest": sources.digest(modules), "versions": versions(),
-    }  # fmt: skip
-
-
-def _table(study: Study, results: Results) -> dict[str, dict[str, list[float]]]:
-    """arm -> metric -> values over seeds."""
-    return {
-        arm: {m: [float(v) for v in results.values(arm, m)] for m in results.cells[arm, results.seeds[0]].metrics}
-        for arm in study.arms
+        (name, seed): Outcome(made.of(*(cells[arm, seed].metrics for arm in made.arms)))
+        for seed in seeds
+        for name, made in study.derived.items()
     }
 
 
-def _texts(results: Results) -> dict[str, str]:
-    """What the cells of the first seed wrote down, for the report."""
-    first = results.seeds[0]
-    return {f"{arm}: {k}": v for (arm, seed), o in results.cells.items() if seed == first for k, v in o.text.items()}
-
-
-def _write(study: Study, record: dict[str, Any], results: Results, target: Path) -> None:
-    pictures = target / study.slug
-    if study.draw:
-        pictures.mkdir(parents=True, exist_ok=True)
-        study.draw(results, pictures)
-    names = sorted(p.name for p in pictures.glob("*.png")) if pictures.is_dir() else []
-    evidence.write({**record, "pictures": names}, target)
-
-
-def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
-    found = {"python": platform.python_version()}
-    for package in ("redistill", "torch", "numpy", "transformers", "diffusers"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+def _check_measured(study: Study, results: Results) -> None:
+    """A mistyped metric would silently be "not shown"."""
+    for claim in study.claims:
+        for arm in filter(None, (claim.arm, claim.against)):
+            have = {m for seed in results.seeds for m in results.cells[arm, seed].metrics}
+            if have and claim.metric not in have:
+                what = f"no seed of {arm!r} measured {claim.metric!r}; {nearest(claim.metric, have)}"
+                raise UserError(what, place=f"{study.slug}: {claim.name}")

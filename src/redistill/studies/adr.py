@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from redistill.beds import metrics
 from redistill.beds.images import Images
 from redistill.core import Plan, fit
+from redistill.core.cache import kept
 from redistill.core.method import bare_progress
 from redistill.core.study import Claim, Outcome, Results, Study
 from redistill.methods.supervised.adr import Adr
 from redistill.models.nets import mlp
-from redistill.studies.classifiers import digits, kept, probabilities, rows, train_on_labels
+from redistill.studies.classifiers import digits, probabilities, rows, train_on_labels
 from redistill.supervised.attacks import Pgd, Trades, right, square_search, survivors
 from redistill.supervised.targets import Annealed, Fixed, LabelSmoothing, OneHot, TargetRectifier
 
@@ -160,7 +161,6 @@ STUDY = Study(
     budget={"rows": 500, "test": 1000, "epochs": 100, "every": 5},
     smoke={"rows": 128, "test": 200, "epochs": 4, "every": 2},
     draw=draw,
-    sources=("redistill.supervised.attacks",),
     notes=(
         "Not shown on seeds 1 to 3: a constant mixture with the average is half a point more robust than ADR, most "
         "likely because ADR goes back to the label wherever the average disagrees with it, and here a fifth of the "

@@ -188,7 +188,6 @@ STUDY = Study(
     smoke={"rows": (200, 100, 100), "epochs": 1, "trials": 6, "warm_up": 3, "top": 2},
     draw=draw,
     seeds=(4, 5, 6),
-    sources=("redistill.supervised.classifier", "redistill.supervised.trials", "redistill.supervised.pool"),
     notes=(
         "Card and bed differ: 40 trials of which 10 warm up, where the card has 24 and 8 (with 24 the arms differed by "
         "3 points from seed to seed); 14x14 pixels of mean 0; TPE proposes at random 5 times, not 10, in each study.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from redistill.beds import mnist
 from redistill.beds.images import Images, corrupt
 from redistill.core import Method, Plan, Progress, fit
-from redistill.core.cache import remember
 from redistill.core.method import Batch
 from redistill.supervised.classifier import Classification
 
@@ -48,13 +47,6 @@ def train(
 def train_on_labels(net: nn.Module, images: Images, seed: int, **plan: Any) -> nn.Module:
     """The network after plain training; frozen, to be a teacher."""
     return train(Classification(net), images, seed, **plan).requires_grad_(False)
-
-
-def kept(name: str, net: nn.Module, inputs: Mapping[str, Any], make: Callable[[nn.Module], nn.Module]) -> nn.Module:
-    """``net`` with the weights that ``make(net)`` gives it, which are trained once on this machine and then read;
-    frozen. ``inputs`` holds what they depend on."""
-    net.load_state_dict(remember(name, inputs, lambda: dict(make(net).state_dict())))
-    return net.eval().requires_grad_(False)
 
 
 @torch.no_grad()

@@ -169,10 +169,6 @@ STUDY = Study(
     budget={"epochs": {"noisy": 30, "few": 60}, "rows": {"noisy": 2000, "few": 600}},
     smoke={"epochs": {"noisy": 3, "few": 3}, "rows": {"noisy": 300, "few": 300}},
     draw=draw,
-    sources=(
-        "redistill.methods.supervised.ps_kd", "redistill.supervised.classifier", "redistill.supervised.matches",
-        "redistill.supervised.targets", "redistill.supervised.temperature", "redistill.supervised.weights",
-    ),
     notes=(
         "Every plug-in keeps about its usual numbers, chosen for none of the combinations: ADR's rectifier with "
         "temperatures from 1.5 to 1 (of the twin's plain logits, although the other term divides them by 4) and "

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from redistill.beds import emoji_subgroups, metrics
 from redistill.beds.images import Images
 from redistill.core import Method, Plan, fit
+from redistill.core.cache import kept
 from redistill.core.study import Claim, Outcome, Results, Study
 from redistill.methods.supervised.ctkd import Ctkd
 from redistill.models.nets import convnet, mlp
-from redistill.studies.classifiers import digits, kept, probabilities, rows, train_on_labels
+from redistill.studies.classifiers import digits, probabilities, rows, train_on_labels
 from redistill.supervised.classifier import Classification
 from redistill.supervised.matches import Kd
 from redistill.supervised.temperature import Constant, GlobalCurriculum, InstanceCurriculum, Temperature, Uniform
@@ -203,7 +204,6 @@ STUDY = Study(
         "sizes": {"mnist": {"teacher": 300, "student": 200, "test": 300, "epochs": 2}, "emoji": {"epochs": 1}},
     },
     draw=draw,
-    sources=("redistill.supervised.temperature", "redistill.supervised.classifier"),
     notes=(
         "Smaller than the card's: 20 epochs on emoji, where teacher and student learn from the same pictures.",
         "The emoji teacher trains by Adam for 40 epochs, chosen on seed 101 (71 % on test pictures, 97 on its own). By "

@@ -193,11 +193,6 @@ STUDY = Study(
     smoke={"ring": [3, 4, 5, 8], "ring_rows": 500, "faces": [5, 8, 10], "faces_once": [8], "faces_rows": 6,
            "faces_fit": 2},
     draw=draw,
-    sources=(
-        "redistill.diffusion.paths", "redistill.diffusion.solvers", "redistill.diffusion.denoiser",
-        "redistill.beds.gauss", "redistill.beds.faces", "redistill.beds.emoji", "redistill.beds.metrics",
-        "redistill.models.nets",
-    ),
     notes=(
         "D-DPM-Solver is not an arm: with data prediction lambda adds to the solver's own factor of the same "
         "difference, so the fitted steps are D-DDIM's exactly.",

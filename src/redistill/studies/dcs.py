@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from redistill.beds import books, metrics, minilm
 from redistill.beds.images import corrupt
 from redistill.core import Plan, fit
+from redistill.core.cache import kept
 from redistill.core.study import Claim, Outcome, Results, Study
 from redistill.methods.supervised.dcs import Dcs
-from redistill.studies.classifiers import kept
 from redistill.supervised.targets import LabelSmoothing, OneHot
 from redistill.supervised.weights import Boosting, Equal
 
@@ -220,10 +220,6 @@ STUDY = Study(
     budget={"epochs": 5, "rows": (40, 120)},
     smoke={"epochs": 2, "rows": (4, 8)},
     draw=draw,
-    sources=(
-        "redistill.supervised.weights", "redistill.supervised.classifier", "redistill.beds.minilm",
-        "redistill.beds.books",
-    ),
     notes=(
         "Of the paper only the idea could be read; rule and rates are derived: a claim that fails here may hold there.",
         "The mechanism shows: contradictions fall further than under equal weights, and less weight goes to wrong "

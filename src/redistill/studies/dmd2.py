@@ -279,10 +279,4 @@ STUDY = Study(
         "of the discriminator of 0.01, 0.1, 0.5 and 2 gave 18.2, 19.8, 17.2 and 26.4 (seed 101): no help that exceeds "
         "the noise. Precision is the teacher's, recall is not: the gradient seeks modes.",
     ),
-    sources=(
-        "redistill.diffusion.score", "redistill.diffusion.discriminator", "redistill.diffusion.paths",
-        "redistill.diffusion.denoiser", "redistill.diffusion.pretraining", "redistill.diffusion.nets",
-        "redistill.diffusion.solvers", "redistill.losses.adversarial", "redistill.beds.gauss", "redistill.beds.metrics",
-        "redistill.beds.faces", "redistill.beds.emoji", "redistill.models.nets", "redistill.studies.faces_demo",
-    ),
 )  # fmt: skip

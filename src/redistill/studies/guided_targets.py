@@ -261,10 +261,6 @@ STUDY = Study(
     budget={"splits": 5, "rounds": 5, "epochs": 45},
     smoke={"splits": 1, "rounds": 3, "epochs": 2},
     draw=draw,
-    sources=(
-        "redistill.theory.kernel", "redistill.theory.ridge", "redistill.supervised.penalties",
-        "redistill.supervised.predict",
-    ),
     notes=(
         "Tables: Gaussian kernel with scikit-learn's width, a penalty of about a tenth of the best one, so that rounds "
         "have something to add; means over 5 splits a seed. The second table is autompg instead of Boston housing.",

@@ -210,10 +210,6 @@ STUDY = Study(
     smoke={"demonstrations": 10, "games": 3, "lm_games": 1},
     seeds=(1, 2, 3),
     draw=draw,
-    sources=(
-        "redistill.language.agents", "redistill.language.cascade", "redistill.language.cost",
-        "redistill.language.retrieval", "redistill.language.scoring", "redistill.beds.household",
-    ),
     notes=(
         "Without examples the stand-in scores all commands alike, so what it gains from examples is what copying "
         "gains, not what a language model gains; its gates, costs and mixes are tested, its need of examples is built "

@@ -301,10 +301,6 @@ STUDY = Study(
     budget={"rows": 2000, "epochs": 39},
     smoke={"rows": 200, "epochs": 3},
     draw=draw,
-    sources=(
-        "redistill.theory.logistic", "redistill.theory.ridge", "redistill.supervised.probe",
-        "redistill.supervised.targets", "redistill.supervised.classifier",
-    ),
     notes=(
         "The paper's features come from networks trained on ImageNet and its labels from several sets of fine-grained "
         "pictures; here 256 random ReLU features of MNIST digits, 2,000 rows. Confused labels become the next class.",

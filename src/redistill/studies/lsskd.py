@@ -172,10 +172,6 @@ STUDY = Study(
     },
     smoke={"each": {"full": 4, "quarter": 2}, "epochs": {"full": 2, "quarter": 2}},
     draw=draw,
-    sources=(
-        "redistill.vision.transformations", "redistill.supervised.branches", "redistill.supervised.self_teaching",
-        "redistill.methods.supervised.sla", "redistill.studies.sla",
-    ),
     notes=(
         "Of the paper only summaries with equations could be read; the aggregate, the pairs, T and all weights are "
         "derived, so a claim that fails here need not fail there. HSAKD's teacher averages its joint terms over the "

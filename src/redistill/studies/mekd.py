@@ -21,12 +21,12 @@ from redistill.beds import digits as small_digits
 from redistill.beds import metrics
 from redistill.beds.images import Images
 from redistill.core import Plan, fit
-from redistill.core.cache import remember
+from redistill.core.cache import kept, remember
 from redistill.core.study import Claim, Outcome, Results, Study
 from redistill.methods.supervised.mekd import Mekd, OnceSoftened
 from redistill.models.gan import mlp_discriminator, mlp_generator
 from redistill.models.nets import mlp
-from redistill.studies.classifiers import digits, kept, probabilities, train, train_on_labels
+from redistill.studies.classifiers import digits, probabilities, train, train_on_labels
 from redistill.supervised.black_box import Labels
 from redistill.supervised.classifier import Distillation
 from redistill.supervised.matches import TeacherLabel
@@ -225,8 +225,6 @@ STUDY = Study(
             "steps": 1200, "hidden": (32,)},
     smoke={"seen": 200, "local": 100, "test": 100, "epochs": 1, "gan_steps": {"local": 4, "shifted": 4}, "steps": 4},
     draw=draw,
-    sources=("redistill.supervised.black_box", "redistill.supervised.matches", "redistill.supervised.classifier",
-             "redistill.models.gan", "redistill.losses.adversarial"),
     notes=(
         "Smaller than the paper: MNIST at 14x14, a student of 32 hidden units, a perceptron GAN with "
         "batch norm in the generator (3,500 steps; 2,000 on the shifted digits), 1,200 steps of 64 questions for every "

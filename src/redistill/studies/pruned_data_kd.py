@@ -276,7 +276,6 @@ STUDY = Study(
     budget={"rows": 3000, "steps": 400, "teacher_steps": 800, "score_epochs": 5, "draws": 20},
     smoke={"rows": 1000, "steps": 20, "teacher_steps": 40, "score_epochs": 1, "draws": 2},
     draw=draw,
-    sources=("redistill.supervised.classifier", "redistill.supervised.pruning", "redistill.theory.pruned_ridge"),
     notes=(
         "One network size (a layer of 128 units) for student and teacher unless an arm names another width; 400 steps "
         "for every fraction (800 on emoji), gradients clipped to norm 2, temperature 4. Scores come from three runs of "

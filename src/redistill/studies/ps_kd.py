@@ -129,7 +129,6 @@ STUDY = Study(
     budget={"epochs": 30, "rows": {"noisy": 2000, "clean": 1000}},
     smoke={"epochs": 3, "rows": {"noisy": 300, "clean": 300}},
     draw=draw,
-    sources=("redistill.supervised.targets",),
     notes=(
         "Chosen on seeds 101 and 102: Adam at a constant rate, under which cross-entropy is over-confident as in the "
         "paper. With SGD and a falling rate it is under-confident on wrong labels; PS-KD then still gains accuracy and "

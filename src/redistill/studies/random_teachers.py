@@ -211,7 +211,6 @@ STUDY = Study(
     budget={"epochs": 80, "elsewhere": 800},
     smoke={"epochs": 2, "elsewhere": 300},
     draw=draw,
-    sources=("redistill.vision.dino", "redistill.vision.probing", "redistill.losses.divergences"),
     notes=(
         "The encoder is 256-256-256-64, the head 256-256 with 64 dimensions and 1,024 prototypes (the paper's code: "
         "65,536); 80 epochs of 8 steps, the paper's 100 at full size. Batch statistics are those of the unlabelled "

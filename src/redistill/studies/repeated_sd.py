@@ -142,7 +142,6 @@ STUDY = Study(
     smoke={"splits": 1},
     seeds=(1, 2, 3, 4, 5),
     draw=draw,
-    sources=("redistill.theory.ridge",),
     notes=(
         "Air Quality, Airfoil and AEP do not come with any package; the tables here are smaller.",
         "Exact ratios do not depend on the seed; each seed splits every table ten times.",

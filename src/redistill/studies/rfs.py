@@ -240,8 +240,6 @@ STUDY = Study(
         "episodes": {"emoji": 10, "digits": 10},
     },
     draw=draw,
-    sources=("redistill.supervised.few_shot", "redistill.supervised.classifier", "redistill.supervised.probe",
-             "redistill.vision.augmentations"),
     notes=(
         "Smaller than the card's: pictures of 16 pixels, 36 of each of the 40 base classes, four layers of 32 to 64 "
         "channels, 200 episodes of 8 queries a class; digits at 14 pixels, 100 episodes, without generation 2. SGD at "

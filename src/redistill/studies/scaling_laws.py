@@ -297,7 +297,6 @@ STUDY = Study(
     budget={"widths": [12, 20, 32, 48], "tokens": [32768, 57344, 81920, 131072, 196608], "validation": 2048},
     smoke={"widths": [8, 12, 16, 20], "tokens": [2048, 3072, 4096, 6144, 8192], "validation": 256},
     draw=draw,
-    sources=(*SOURCES, *BLOCKS),
     notes=(
         "The runs are far smaller than the paper's: one-layer decoders of 1.8 to 28 thousand parameters without "
         "embeddings, 33 to 197 thousand tokens of a random second-order Markov chain over 32 symbols, one rate divided "

@@ -228,7 +228,6 @@ STUDY = Study(
         "rho": 0.02, "radius": 0.1,
     },
     draw=draw,
-    sources=("redistill.supervised.darts", "redistill.supervised.flatness", "redistill.models.cells"),
     notes=(
         "Contradicted: the supernet is no flatter in its weights (sharpness 0.064 against DARTS's 0.059), although it "
         "was on both tuning seeds (0.118 -> 0.049, 0.081 -> 0.060). It is less curved in alpha, where the cut moves "

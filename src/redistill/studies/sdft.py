@@ -218,13 +218,6 @@ STUDY = Study(
     smoke={"steps": 4, "rows": 64, "facts_steps": 1, "facts_questions": 1},
     draw=draw,
     seeds=(4, 5, 6),
-    sources=(
-        "redistill.language.contexts", "redistill.language.rollouts", "redistill.language.baselines",
-        "redistill.language.retention", "redistill.language.tokens", "redistill.language.answers",
-        "redistill.losses.divergences", "redistill.losses.precision", "redistill.losses.fused",
-        "redistill.models.transformers", "redistill.beds.lm", "redistill.beds.smollm",
-        "redistill.studies.sdft_knowledge", "redistill.files",
-    ),
     notes=(
         "Rates differ. Fine-tuning on the demonstrations learns nothing of their foreign layout at the rate of the "
         "other arms (0.003), so it has 0.02; the arm sft_same_rate shows it at 0.003. Part of what it forgets is that"

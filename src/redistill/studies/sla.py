@@ -147,7 +147,6 @@ STUDY = Study(
     },
     smoke={"digits": 60, "most": {"emoji": 6, "tail": 10}, "epochs": {"emoji": 2, "tail": 2, "digits": 2}},
     draw=draw,
-    sources=("redistill.vision.transformations", "redistill.models.features"),
     notes=(
         "Smaller than the card's: ten subgroups at 16 pixels with 40 pictures each, 300 digits at 14 pixels, 110 "
         "pictures from 40 down to 1 a class in the long tail; widths 16, 32, 64, SGD at 0.1 on a cosine.",

@@ -351,10 +351,6 @@ STUDY = Study(
     smoke={"rows": 300, "test": 200, "steps": 20, "teacher_steps": 40, "lm_teacher_rows": 100, "lm_teacher_steps": 5,
            "lm_rows": 50, "lm_steps": 5, "lm_test": 40},
     draw=draw,
-    sources=(
-        "redistill.studies.soft_label_language", "redistill.language.distillation", "redistill.supervised.soft_labels",
-        "redistill.supervised.matches", "redistill.theory.effects",
-    ),
     notes=(
         "Smaller than the card asks: digits of 14x14 pixels, 400 steps a student, and a fractional design (the plane, "
         "and one factor at a time). The 300 rows are among the 3,000 that the teacher learned from. Seeds 101 and 102 "

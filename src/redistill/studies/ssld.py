@@ -20,10 +20,11 @@ from torch import nn
 from redistill.beds import digits as small_digits
 from redistill.beds import emoji_subgroups, metrics
 from redistill.beds.images import Images
+from redistill.core.cache import kept
 from redistill.core.study import Claim, Outcome, Results, Study
 from redistill.methods.supervised.ssld import Ssld
 from redistill.models.nets import convnet
-from redistill.studies.classifiers import digits, kept, probabilities, train, train_on_labels
+from redistill.studies.classifiers import digits, probabilities, train, train_on_labels
 from redistill.supervised.classifier import Classification, Distillation
 from redistill.supervised.matches import Jeffreys, JensenShannon, Kd, Match
 from redistill.supervised.mining import duplicates, top_k_per_class
@@ -184,7 +185,6 @@ STUDY = Study(
             "widths": (8, 16, 32)},
     smoke={"seen": 200, "labelled": 60, "pool": 100, "test": 100, "epochs": 1, "k": 5, "steps": 6},
     draw=draw,
-    sources=("redistill.supervised.classifier", "redistill.supervised.matches", "redistill.supervised.mining"),
     notes=(
         "Chosen on seeds 101 and 102: Adam instead of SGD, because the divergences differ in scale by up to four; 800 "
         "steps, because 400 left every arm under-trained. The claim about purity asked for 0.9 at first; the teacher "

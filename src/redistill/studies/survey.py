@@ -18,12 +18,12 @@ from torch import nn
 from redistill.beds import metrics
 from redistill.beds.images import Images
 from redistill.core import Plan
-from redistill.core.cache import remember
+from redistill.core.cache import kept, remember
 from redistill.core.study import Claim, Outcome, Results, Study
 from redistill.methods.analysis.survey import on_folds, ranked, recovery, train
 from redistill.models.nets import mlp, staged_convnet
 from redistill.sources import digest
-from redistill.studies.classifiers import digits, kept, probabilities, rows, train_on_labels
+from redistill.studies.classifiers import digits, probabilities, rows, train_on_labels
 from redistill.supervised.baselines import BASELINES, LABELS, Pair
 
 STAGES = ("stage1", "stage2", "stage3")
@@ -204,7 +204,6 @@ STUDY = Study(
     budget={"epochs": 50, "fold_epochs": 30, "rows": 1000, "test": 4000},
     smoke={"epochs": 2, "fold_epochs": 1, "rows": 200, "test": 300},
     draw=draw,
-    sources=SOURCES,
     notes=(
         "Smaller than the card asks: digits of 14x14 pixels; emoji left out for time. Longer: 50 epochs at rate 0.1 "
         "with 50 steps of warm-up, instead of 30 at 0.05, in which a student of this width is still learning.",

@@ -1,0 +1,139 @@
+"""What a run of a study leaves: verdicts, table, room, notes, and which code, seeds and claims they belong to."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from redistill import sources
+from redistill.core import evidence
+from redistill.core.cache import key
+from redistill.core.claims import judge
+from redistill.core.errors import UserError, nearest
+from redistill.core.evidence import NO_NUMBERS
+from redistill.core.study import Budget, Results, Study
+
+_FILLED = re.compile(r"\{(\w+):(\w+)(?::([^{}]+))?\}")
+
+
+def record_of(
+    study: Study, results: Results, budget: Budget, smoke: bool, seconds: float, target: Path | None
+) -> dict[str, Any]:
+    """The evidence of one run, as JSON. ``target``: where the evidence before it lies, for the seeds it has seen."""
+    modules = study.code()
+    blocks = [name for name in modules if not _of_engine(name)]
+    claims = []
+    for claim in study.claims:
+        arms = {claim.arm, claim.against} - {""}
+        claims.append(judge(claim, {a: list(results.values(a, claim.metric)) for a in arms}, exact=study.exact))
+    return {
+        "slug": study.slug, "question": study.question, "seeds": list(results.seeds), "claims": claims,
+        "room": room(study, results),
+        "seconds": round(sum(outcome.seconds for outcome in results.cells.values()), 1),
+        "wall_seconds": round(seconds, 1), "arms": study.titles(), "table": _table(study, results),
+        "diverged": {f"{arm}, seed {seed}": o.diverged for (arm, seed), o in results.cells.items() if o.diverged},
+        "budget": dict(budget), "smoke": smoke, "notes": notes(study, results),
+        "command": f"redistill reproduce {study.slug} --seeds " + ",".join(map(str, results.seeds)),
+        "texts": _texts(results), "modules": blocks, "device": study.device, "versions": versions(),
+        "digest": sources.digest(blocks, leave_out=NO_NUMBERS),
+        "engine": evidence.engine(),
+        **_seen(study, results, budget, target),
+    }  # fmt: skip
+
+
+def _of_engine(module: str) -> bool:
+    return module.split(".")[:2] == ["redistill", "core"]
+
+
+def room(study: Study, results: Results) -> dict[str, Any] | None:
+    """How far the ceiling lies above the headline's rival, in deviations of the rival over seeds; None without one."""
+    main = next((c for c in study.claims if c.main), None)
+    if main is None or not study.ceiling:
+        return None
+    rival, ceiling = (results.values(arm, main.metric) for arm in (main.against, study.ceiling))
+    gap = float((ceiling - rival).mean()) * (1 if main.direction == "higher" else -1)
+    sd = float(rival.std(ddof=1)) if len(rival) > 1 else 0.0
+    return {"ceiling": study.ceiling, "gap": gap, "deviations": gap / sd if sd else None}
+
+
+def _seen(study: Study, results: Results, budget: Budget, target: Path | None) -> dict[str, Any]:
+    """``frozen``: a hash of what was asked. ``seen``: seed -> what was asked when it was first looked at. ``reused``:
+    the seeds of this run that had been looked at before something moved."""
+    beds = [name for name in study.code() if name.startswith(("redistill.beds", "redistill.studies"))]
+    asked = [asdict(claim) for claim in study.claims]
+    frozen = key({"claims": asked, "budget": dict(budget), "arms": study.titles(),
+                  "bed": sources.digest(beds, leave_out=NO_NUMBERS)})  # fmt: skip
+    before = evidence.read(study.slug, target) if target else None
+    first = before.get("seen") or {str(seed): "before" for seed in before["seeds"]} if before else {}
+    seen = {**{str(seed): frozen for seed in results.seeds}, **first}
+    return {"frozen": frozen, "seen": seen, "reused": [s for s in results.seeds if seen[str(s)] != frozen]}
+
+
+def notes(study: Study, results: Results) -> list[str]:
+    """The study's notes and the paragraphs of ``studies/<slug>.md``, in which ``{metric:arm}`` (and a format, as in
+    ``{accuracy:ours:.1%}``) becomes the mean over this run's seeds."""
+    file = sources.path(study.cell.__module__).parent / f"{study.slug}.md"
+    own = file.read_text(encoding="utf-8").strip().split("\n\n") if file.exists() else []
+    return [*study.notes, *(_filled(" ".join(part.split()), study, results) for part in own)]
+
+
+def _filled(note: str, study: Study, results: Results) -> str:
+    def number(found: re.Match[str]) -> str:
+        metric, arm, form = found.groups()
+        place = f"notes of {study.slug}: {found.group()}"
+        if arm not in study.titles():
+            raise UserError(f"no arm {arm!r}; {nearest(arm, study.titles())}", place=place)
+        have = {m for seed in results.seeds for m in results.cells[arm, seed].metrics}
+        if metric not in have:
+            raise UserError(f"{arm!r} has no metric {metric!r}; {nearest(metric, have)}", place=place)
+        return format(float(np.mean(results.values(arm, metric))), form or ".3g")
+
+    return _FILLED.sub(number, note)
+
+
+def _table(study: Study, results: Results) -> dict[str, dict[str, list[float]]]:
+    """arm -> metric -> values over seeds."""
+    found = {}
+    for arm in study.titles():
+        metrics = dict.fromkeys(m for seed in results.seeds for m in results.cells[arm, seed].metrics)
+        found[arm] = {m: [float(v) for v in results.values(arm, m)] for m in metrics}
+    return found
+
+
+def _texts(results: Results) -> dict[str, str]:
+    """What the cells of the first seed wrote down, for the report."""
+    first = results.seeds[0]
+    return {f"{arm}: {k}": v for (arm, seed), o in results.cells.items() if seed == first for k, v in o.text.items()}
+
+
+def write(study: Study, record: Mapping[str, Any], results: Results, target: Path) -> None:
+    """Draw the pictures below ``target/<slug>`` and write ``target/<slug>.json``."""
+    pictures = target / study.slug
+    if study.draw or study.figures:
+        pictures.mkdir(parents=True, exist_ok=True)
+    if study.draw:
+        study.draw(results, pictures)
+    for figure in study.figures:
+        figure.draw(results, list(study.titles()), pictures)
+    names = sorted(p.name for p in pictures.glob("*.png")) if pictures.is_dir() else []
+    json.dumps(record)  # what JSON lacks is found before anything is written
+    evidence.write({**record, "pictures": names}, target)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    found = {"python": platform.python_version()}
+    for package in ("redistill", "torch", "numpy", "transformers", "diffusers"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
