@@ -1,4 +1,4 @@
-"""Prints what every case of the catalogue trains to: its slug, its logged losses, and a hash of all weights and buffers.
+"""Prints what every case of the catalogue trains to: its slug, what it logged, and a hash of all weights and buffers.
 
 A refactor prints the same before and after: ``python scripts/case_bits.py > before.txt`` at the repository's root, the
 change, then once more, and ``diff``. Slugs as arguments choose among the cases.
