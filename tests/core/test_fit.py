@@ -4,6 +4,7 @@ interruption."""
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from redistill.core import Diverged, Ema, Loss, Method, Plan, UserError, fit
+from redistill.core import Diverged, Ema, Loss, Method, Plan, UserError, checkpoint, fit
 from redistill.core.followers import same_weights
 from tests.core.processes import in_two_processes
 from tests.core.toys import ROWS, WIDTH, Scale, data, net, toy
@@ -205,35 +206,120 @@ def test_missing_columns_and_unknown_turns_are_named_before_anything_is_written(
 
 
 CHILD = """
-import sys, torch
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests run in the background
 sys.path.insert(0, {root!r})
-from tests.core.processes import in_two_processes
 from tests.core.toys import data, toy
 from redistill.core import Plan, fit
-plan = Plan(steps=100000, batch_size=10, lr=1e-3, device="cpu", save_every=7, log_every=1)
+plan = Plan(steps=100000, batch_size=10, lr=1e-3, device="cpu", save_every=7, log_every=1, workers={workers})
 watch = lambda now, row, method: print(now.step, flush=True)
 fit(toy(), data(), plan, folder={folder!r}, resume=True, observers=[watch])
 """
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_a_killed_run_loses_nothing_that_was_checkpointed(how, tmp_path):
+@pytest.mark.parametrize(
+    ("how", "workers"), [(signal.SIGKILL, 0), (signal.SIGTERM, 0), (signal.SIGTERM, 2), (signal.SIGINT, 2)]
+)
+def test_a_killed_run_loses_nothing_that_was_checkpointed_and_a_stopped_one_nothing(how, workers, tmp_path):
     folder = tmp_path / "run"
-    code = CHILD.format(root=str(Path(__file__).parents[2]), folder=str(folder))
-    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert child.stdout is not None
+    code = CHILD.format(root=str(Path(__file__).parents[2]), folder=str(folder), workers=workers)
+    child = subprocess.Popen([sys.executable, "-c", code], text=True, start_new_session=True,
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+    assert child.stdout is not None and child.stderr is not None
     for line in child.stdout:
         if int(line) >= 20:
             break
-    child.send_signal(how)
+    os.killpg(child.pid, how)  # the loader processes as well, as a terminal and torchrun do
     reached = max([20, *(int(line) for line in child.stdout if line.strip().isdigit())])
-    child.wait(timeout=30)
+    said, code = child.stderr.read(), child.wait(timeout=30)
     steps = sorted(int(p.name[5:]) for p in (folder / "checkpoints").glob("step-*"))
-    assert steps[-1] == reached + 1 if how == signal.SIGTERM else steps[-1] >= 14
+    if how == signal.SIGKILL:
+        assert steps[-1] >= 14
+    else:
+        assert steps[-1] == reached + 1 and code == 1
+        assert f"stopped at step {reached + 1}; saved in {folder}; go on with resume=True" in said
     target = steps[-1] + 2
     long = Plan(steps=100000, batch_size=10, lr=1e-3, device="cpu", save_every=7, log_every=1)
     resumed = fit(toy(), data(), long, folder=folder, resume=True, until=target)
     assert same_weights(resumed.method, fit(toy(), data(), long, until=target).method)
+
+
+@pytest.fixture
+def _interruptible():
+    """Ctrl-C as Python takes it, also where the tests run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
+def test_a_second_ctrl_c_ends_at_once_and_the_handlers_are_given_back(capfd):
+    def interrupted_twice(batch, now):
+        os.kill(os.getpid(), signal.SIGINT)
+        assert "Ctrl-C again ends at once" in capfd.readouterr().err
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("went on")
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        fit(toy(), data(), PLAN, augment=interrupted_twice)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.usefixtures("_interruptible")
+def test_ctrl_c_without_a_folder_says_that_nothing_is_saved():
+    with pytest.raises(SystemExit, match=r"^stopped at step 1; nothing is saved, for the run has no folder$"):
+        fit(toy(critic_steps=1), data(), PLAN, augment=lambda batch, now: os.kill(os.getpid(), signal.SIGINT) or batch)
+
+
+@pytest.mark.usefixtures("_interruptible")
+def test_a_run_that_ignores_ctrl_c_still_does():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # nohup, or a job in the background
+    fit(toy(), data(), PLAN, augment=lambda batch, now: os.kill(os.getpid(), signal.SIGINT) or batch)
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+class Clock:
+    """A clock that somebody moves."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def test_without_save_every_the_clock_says_when_and_changes_no_weight(tmp_path, monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(checkpoint, "time", clock)
+
+    def passes(now, row, method):
+        clock.now += 200  # seconds a step
+
+    plan = Plan(steps=10, batch_size=10, lr=1e-2, device="cpu", log_every=1, keep=9)
+    saved = fit(toy(), data(), plan, folder=tmp_path, observers=[passes])
+    assert [path.name for path in checkpoint.steps(tmp_path / "checkpoints")] == [
+        "step-000000004", "step-000000008", "step-000000010"
+    ]  # fmt: skip
+    assert same_weights(saved.method, fit(toy(), data(), plan).method)
+    resumed = fit(toy(), data(), plan, folder=tmp_path, resume=True)
+    assert same_weights(resumed.method, saved.method)
+
+
+def test_saving_takes_a_fiftieth_of_the_time_at_most(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(checkpoint, "time", clock)
+    pace = checkpoint.Pace()
+    clock.now = 599
+    assert not pace.due()
+    clock.now = 600
+    assert pace.due()
+    with pace.saving():
+        clock.now += 60
+    clock.now += 2999
+    assert not pace.due()
+    clock.now += 1
+    assert pace.due()
 
 
 def test_every_row_comes_once_an_epoch_and_a_turn_may_reuse_the_batch():

@@ -34,6 +34,10 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_step_with_a_checkpoint(ra
     assert [rank["stopped"].tolist() for rank in ranks] == [[4, 1], [4, 1]]
 
 
+def test_the_clock_of_rank_0_says_when_all_ranks_save(ranks):
+    assert [rank["saved"].tolist() for rank in ranks] == [[8, 1], [8, 1]]
+
+
 def test_what_no_rank_has_a_gradient_for_stays_as_it_was(ranks):
     one = fit(spare(), data(), DECAY).student
     for rank in ranks:

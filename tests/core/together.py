@@ -12,6 +12,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from redistill.core import Loss, Plan, UserError, fit
+from redistill.core.checkpoint import Pace
 from redistill.core.world import World, leave, shard, whole
 from redistill.language.rollouts import sample
 from tests.core.test_exactness import PLAN, Alone, Followed, Listed, Masked, Nothing
@@ -80,6 +81,14 @@ def stopped(folder: Path) -> int:
     return -1
 
 
+def saved(folder: Path, clock: str) -> int:
+    """How many checkpoints eight steps leave where the rank ``clock`` alone always finds one due."""
+    due, Pace.due = Pace.due, lambda self: os.environ["RANK"] == clock
+    fit(Alone(net(0)), data(), Plan(**PLAN, keep=9), folder=folder)
+    Pace.due = due
+    return len(list((folder / "checkpoints").iterdir()))
+
+
 def main(folder: Path) -> None:
     world = World("cpu")
     out: dict[str, torch.Tensor] = {}
@@ -93,6 +102,7 @@ def main(folder: Path) -> None:
     out["rollout"] = sample(lm, prompt, torch.ones_like(prompt), torch.full((1, 6), 0.5), temperature=0.0).ids
 
     out["stopped"] = torch.tensor([stopped(folder / "run"), len(list((folder / "run" / "checkpoints").iterdir()))])
+    out["saved"] = torch.tensor([saved(folder / f"clock{rank}", rank) for rank in "01"])
     out |= {f"spare.{k}": v for k, v in fit(spare(), data(), DECAY).method.state_dict().items()}
     out |= {f"masked.{k}": v for k, v in fit(Masked(net(0), rows=2), data(), DECAY).method.state_dict().items()}
 

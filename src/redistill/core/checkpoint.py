@@ -8,8 +8,9 @@ import os
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,15 +130,45 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
+class Pace:
+    """When a checkpoint is due by the clock: a crash costs time, and no number of steps says how much."""
+
+    def __init__(self) -> None:
+        self.since, self.cost = time.monotonic(), 0.0
+
+    def due(self) -> bool:
+        """Ten minutes after the last one, or later where saving is slow: it takes a fiftieth of the time at most."""
+        return time.monotonic() - self.since >= max(600.0, 50 * self.cost)
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """Measures what is done within, and begins anew."""
+        begin = time.monotonic()
+        yield
+        self.since = time.monotonic()
+        self.cost = self.since - begin
+
+
 @contextmanager
 def graceful() -> Iterator[threading.Event]:
-    """SIGTERM asks for a checkpoint and an exit after the step that is under way."""
+    """SIGTERM or Ctrl-C asks for a checkpoint and an exit after the step that is under way; a second Ctrl-C does what
+    the first one did before."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+
+    def interrupt(*_: object) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, before[signal.SIGINT])
+        with suppress(OSError):  # not print: the signal may have come in the midst of one
+            os.write(2, b"\nfinishing the step; Ctrl-C again ends at once\n")
+
+    handlers = {signal.SIGTERM: lambda *_: stop.set(), signal.SIGINT: interrupt}
+    heard = [number for number in handlers if signal.getsignal(number) is not signal.SIG_IGN]  # nohup stays nohup
+    before = {number: signal.signal(number, handlers[number]) or signal.SIG_DFL for number in heard}
     try:
         yield stop
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

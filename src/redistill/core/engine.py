@@ -104,6 +104,7 @@ class Engine:
         self.seconds = 0.0
         self._micros: list[Micro] = []
         self._stop, self._asked = threading.Event(), False  # this rank is asked to stop; some rank was
+        self.pace, self._due = checkpoint.Pace(), False  # by the clock of rank 0
         self._blank, self._counted = Counter[str](), set[str]()  # by turn: batches without a row that counts; any with
 
     def _place(self) -> None:
@@ -141,6 +142,7 @@ class Engine:
         """Steps up to ``until``; saves on the way, at the end and when asked to stop. However it ends, the networks
         are given back."""
         begin = self.window.since = self.window.begin = time.perf_counter()
+        self.pace = checkpoint.Pace()
         stream, self._stop, alike, asked = self.batches.since(self.drawn), stop, False, False
         try:
             while self.now.step < until and not asked:
@@ -149,7 +151,8 @@ class Engine:
                     self._log()
                 self.now.step += 1
                 asked = self._asked if self.world.size > 1 else stop.is_set()
-                due = self.plan.save_every and self.now.step % self.plan.save_every == 0
+                every = self.plan.save_every
+                due = self.now.step % every == 0 if every else self._due
                 if self.now.step == until or asked or due:
                     self.save()
             alike = True
@@ -159,7 +162,7 @@ class Engine:
         finally:
             self.roles.leave(alike=alike)
         if asked:
-            raise SystemExit(f"stopped at step {self.now.step}; continue with --resume")
+            raise SystemExit(f"stopped at step {self.now.step}; {self._remedy()}")
         if self.now.step == self.steps:
             self.roles.demand(end=True)  # what was learnt is saved by now
         self.seconds = time.perf_counter() - begin
@@ -252,14 +255,17 @@ class Engine:
         return stats
 
     def _combine(self, sums: Sums) -> tuple[float, dict[str, float], dict[str, Tensor]]:
-        """One sum over ranks for the weight, the logged numbers, the averaged statistics and the wish to stop."""
+        """One sum over ranks for the weight, the logged numbers, the averaged statistics, and what all must do alike:
+        stop after the same step, save after the same step."""
         device = self.world.device
         parts = [torch.as_tensor(sums.weight, dtype=torch.float32, device=device).reshape(1)]
         parts += [value.to(device).reshape(-1) for value in (*sums.numbers.values(), *sums.average.values())]
-        parts += [torch.full((1,), float(self._stop.is_set()), device=device)]  # all ranks stop after the same step
+        wishes = [self._stop.is_set(), self.world.main and self.pace.due()]
+        parts += [torch.tensor(wishes, dtype=torch.float32, device=device)]
         flat = self.world.sum(torch.cat(parts)).split([p.numel() for p in parts])
         weight = float(flat[0])
-        self._asked |= self.world.size > 1 and bool(flat[-1])
+        asked, due = flat[-1].tolist()
+        self._asked, self._due = self._asked or asked > 0, self._due or due > 0
         gathered = {name: self.world.gather(torch.cat(rows)) for name, rows in sums.gather.items()}
         if weight <= 0:
             return weight, {}, gathered
@@ -324,15 +330,23 @@ class Engine:
 
     def save(self) -> None:
         """A checkpoint, if there is a folder for it."""
+        self._due = False
         if self.folder is None:
             return
-        tensors = self.state()
-        if self.world.main:
-            numbers = {**self.identity(), "drawn": self.drawn, "history": self.history}
-            numbers["silent"] = self.roles.silent
-            numbers["window"] = [self.window.sums, self.window.rows]
-            checkpoint.write(self.folder / "checkpoints", self.now.step, tensors, numbers, keep=self.plan.keep)
-        self.world.barrier()
+        with self.pace.saving():
+            tensors = self.state()
+            if self.world.main:
+                numbers = {**self.identity(), "drawn": self.drawn, "history": self.history}
+                numbers["silent"] = self.roles.silent
+                numbers["window"] = [self.window.sums, self.window.rows]
+                checkpoint.write(self.folder / "checkpoints", self.now.step, tensors, numbers, keep=self.plan.keep)
+            self.world.barrier()
+
+    def _remedy(self) -> str:
+        """How a run that was stopped goes on."""
+        if self.folder is None:
+            return "nothing is saved, for the run has no folder"
+        return f"saved in {self.folder}; go on with resume=True (redistill run: --resume)"
 
     def open(self, resume: bool) -> None:
         """Claim the folder, or continue from the last usable checkpoint in it."""

@@ -72,7 +72,7 @@ class Plan(Optim):
     device: str = "auto"
     seed: int = 0
     log_every: int = Field(10, gt=0)
-    save_every: int | None = Field(None, gt=0, description="steps between checkpoints; the last step always has one")
+    save_every: int | None = Field(None, gt=0, description="steps between checkpoints; without it ten minutes")
     keep: int = Field(2, gt=0, description="checkpoints kept")
     trackers: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
 

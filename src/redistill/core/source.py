@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any
@@ -124,7 +125,9 @@ class Batches:
                 yield self._load(number)
                 number += 1
         numbered, workers = _Numbered(self, number), self.plan.workers
-        yield from DataLoader(numbered, batch_size=None, num_workers=workers, persistent_workers=True)
+        yield from DataLoader(
+            numbered, batch_size=None, num_workers=workers, persistent_workers=True, worker_init_fn=_hear_no_signal
+        )
 
     def _load(self, number: int) -> tuple[Rows, dict[str, Any]]:
         index = self.index(number)
@@ -149,6 +152,12 @@ class _Numbered(torch.utils.data.IterableDataset):
         while True:
             yield self.batches._load(number)
             number += info.num_workers
+
+
+def _hear_no_signal(_: int) -> None:
+    """Ctrl-C and launchers signal the loader processes too; they end with the run, which finishes its step first."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def cut(rows: Rows, batch: dict[str, Any], parts: int) -> list[tuple[Rows, dict[str, Any]]]:
