@@ -139,7 +139,7 @@ def test_what_is_no_number_shows_nothing(odd):
 
 def test_claims_say_what_they_are():
     assert PLAIN.name == "accuracy of ours above rival" and PLAIN.kind == "superiority"
-    assert lower("noisy_ece", "ours", "rival").name == "noisy: ece of ours below rival"
+    assert lower("noisy_ece", "ours", "rival").name == "noisy ece of ours below rival"
     assert (MAIN.kind, MARGIN.kind, MARGIN.least) == ("headline", "margin", -0.05)
     assert higher("m", "a", "b", said="so").name == "so" and within(0.1, "m", "a", "b").name.endswith("worse than b")
     for wrong in (lambda: headline(MARGIN), lambda: headline(reaches("m", "a", 1, "chance")),

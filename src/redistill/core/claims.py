@@ -106,8 +106,7 @@ def _compared(
 
 
 def _sentence(metric: str, arm: str, rest: str) -> str:
-    regime, _, name = metric.rpartition("_")
-    return f"{regime + ': ' if regime else ''}{name} of {arm} {rest}"
+    return f"{metric.replace('_', ' ')} of {arm} {rest}"
 
 
 def judge(claim: Claim, values: Mapping[str, Sequence[float]], *, exact: bool = False) -> dict[str, Any]:
