@@ -15,14 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from redistill.beds import metrics
+from redistill.beds.bench import columns, probabilities
 from redistill.beds.images import Images
+from redistill.beds.mnist import digits
 from redistill.core import Plan, fit
 from redistill.core.cache import kept
 from redistill.core.method import bare_progress
 from redistill.core.study import Claim, Outcome, Results, Study
 from redistill.methods.supervised.adr import Adr
 from redistill.models.nets import mlp
-from redistill.studies.classifiers import digits, probabilities, rows, train_on_labels
+from redistill.studies.classifiers import train_on_labels
 from redistill.supervised.attacks import Pgd, Trades, right, square_search, survivors
 from redistill.supervised.targets import Annealed, Fixed, LabelSmoothing, OneHot, TargetRectifier
 
@@ -66,7 +68,7 @@ def cell(arm: str, seed: int, budget: Mapping[str, Any]) -> Outcome:
         epochs=budget["epochs"], batch_size=64, optimizer="sgd", lr=0.1, schedule="multistep", seed=seed, device="cpu",
         log_every=budget["every"] * steps,
     )  # fmt: skip
-    final = fit(method, rows(train), plan, observers=(watch,)).student.eval()
+    final = fit(method, columns(train), plan, observers=(watch,)).student.eval()
     numbers = _judged(final, image, label, _stranger(train, seed, budget))
     arrays = {"path": np.array(path), "epochs": np.array([budget["epochs"]])}
     return Outcome({**numbers, "gap": max(path) - path[-1]}, arrays=arrays)

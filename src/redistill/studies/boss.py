@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from redistill.beds.bench import columns, probabilities
 from redistill.beds.images import Images
+from redistill.beds.mnist import digits
 from redistill.core import Diverged, Plan
 from redistill.core.progress import seed_of
 from redistill.core.study import Claim, Outcome, Results, Study
 from redistill.methods.supervised.boss import Job, Search, Train, trainer
 from redistill.models.nets import mlp
-from redistill.studies.classifiers import digits, probabilities, rows
 from redistill.supervised.pool import Weights
 from redistill.supervised.trials import Finished, load_optuna
 
@@ -59,7 +60,7 @@ def cell(arm: str, seed: int, budget: Mapping[str, Any]) -> Outcome:
     for regime, wrong in REGIMES.items():
         train, validation, test = map(_standard, digits(seed, *budget["rows"], wrong=wrong, side=14))
         run = trainer(
-            partial(mlp, 196, 10), rows(train), partial(plan, epochs=budget["epochs"]), partial(accuracy, validation)
+            partial(mlp, 196, 10), columns(train), partial(plan, epochs=budget["epochs"]), partial(accuracy, validation)
         )
         with tempfile.TemporaryDirectory() as folder:
             history, best = _born_again(run, seed, budget) if arm == "sd" else _search(arm, run, folder, seed, budget)

@@ -17,12 +17,12 @@ from sklearn.kernel_ridge import KernelRidge
 from torch import Tensor, nn
 
 from redistill.beds import digits, metrics, uci
+from redistill.beds.bench import columns
 from redistill.beds.images import Images, corrupt
 from redistill.core import Plan, fit
 from redistill.core.study import Claim, Outcome, Results, Study
 from redistill.methods.analysis.guided_targets import GuidedRidge, GuidedTargets, guided_rounds
 from redistill.models.nets import mlp
-from redistill.studies.classifiers import rows
 from redistill.supervised.predict import predict
 
 SHARES = {"alpha_0": 0.0, "alpha_25": 0.25, "alpha_35": 0.35, "alpha_60": 0.6, "alpha_100": 1.0}
@@ -117,7 +117,7 @@ def networks(
     """Accuracy, mean confidence and Brier score of every round on test digits; for ``optimal`` its last weight."""
     wrong, penalty = REGIMES[regime]
     train_set, held_out, test, _ = digits.load().split(600, 300, 800, seed=seed)
-    data, held = (rows(noisy(part, wrong, seed + k)) for k, part in enumerate((train_set, held_out)))
+    data, held = (columns(noisy(part, wrong, seed + k)) for k, part in enumerate((train_set, held_out)))
     plan = Plan(epochs=budget["epochs"], batch_size=32, optimizer="adam", lr=3e-3, schedule="cosine", device="cpu",
                 seed=seed, log_every=1000)  # fmt: skip
 
@@ -156,7 +156,7 @@ def noisy(images: Images, wrong: float, seed: int) -> Images:
 
 def measured(nets: list[nn.Module], test: Images) -> dict[str, np.ndarray]:
     """Accuracy, confidence and Brier score, one number a network."""
-    answers = [predict(net, rows(test))[0].numpy() for net in nets]
+    answers = [predict(net, columns(test))[0].numpy() for net in nets]
     hard = np.eye(test.classes)[test.label]
     return {
         "accuracy": np.array([metrics.accuracy(p, test.label) for p in answers]),

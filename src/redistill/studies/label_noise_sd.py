@@ -16,11 +16,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from redistill.beds.bench import probabilities
 from redistill.beds.images import Images, confuse, corrupt
+from redistill.beds.mnist import digits
 from redistill.core.study import Claim, Outcome, Results, Study
 from redistill.methods.analysis.label_noise_sd import best_weight, estimation_error, imitate
 from redistill.models.nets import mlp
-from redistill.studies.classifiers import digits, probabilities, train, train_on_labels
+from redistill.studies.classifiers import train, train_on_labels
 from redistill.supervised.classifier import Classification
 from redistill.supervised.probe import Probe, fit_probe
 from redistill.supervised.targets import LabelSmoothing

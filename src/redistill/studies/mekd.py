@@ -19,14 +19,16 @@ from torch import Tensor, nn
 
 from redistill.beds import digits as small_digits
 from redistill.beds import metrics
+from redistill.beds.bench import probabilities
 from redistill.beds.images import Images
+from redistill.beds.mnist import digits
 from redistill.core import Plan, fit
 from redistill.core.cache import kept, remember
 from redistill.core.study import Claim, Outcome, Results, Study
 from redistill.methods.supervised.mekd import Mekd, OnceSoftened
 from redistill.models.gan import mlp_discriminator, mlp_generator
 from redistill.models.nets import mlp
-from redistill.studies.classifiers import digits, probabilities, train, train_on_labels
+from redistill.studies.classifiers import train, train_on_labels
 from redistill.supervised.black_box import Labels
 from redistill.supervised.classifier import Distillation
 from redistill.supervised.matches import TeacherLabel

@@ -16,13 +16,15 @@ import torch
 from torch import nn
 
 from redistill.beds import emoji_subgroups, metrics
+from redistill.beds.bench import columns, probabilities
 from redistill.beds.images import Images
+from redistill.beds.mnist import digits
 from redistill.core import Plan, fit
 from redistill.core.cache import remember
 from redistill.core.study import Claim, Outcome, Results, Study
 from redistill.methods.supervised.pruned_data_kd import PrunedDataKd, choose_alpha
 from redistill.models.nets import mlp
-from redistill.studies.classifiers import digits, probabilities, rows, train_on_labels
+from redistill.studies.classifiers import train_on_labels
 from redistill.supervised import pruning
 from redistill.supervised.classifier import Classification
 from redistill.theory import pruned_ridge
@@ -88,10 +90,9 @@ def student(kept: Images, said: torch.Tensor, alpha: float, seed: int, **length:
     torch.manual_seed(seed)
     net = mlp(kept.image[0].size, kept.classes, (WIDTH,))
     method = PrunedDataKd(net, None, alpha=alpha)
-    columns = rows(kept, teacher_logits=said)
     plan = Plan(optimizer="sgd", lr=0.05, schedule="cosine", batch_size=64, clip=CLIP, seed=seed, device="cpu",
                 log_every=1000, **length)  # fmt: skip
-    return fit(method, columns, plan).student.eval()
+    return fit(method, columns(kept, teacher_logits=said), plan).student.eval()
 
 
 def teacher_logits(name: str, width: int, seed: int, budget: Mapping[str, Any]) -> torch.Tensor:
@@ -126,7 +127,7 @@ def _scores(training: Images, seed: int, epochs: int) -> dict[str, torch.Tensor]
         net, watch = mlp(image[0].numel(), training.classes, (WIDTH,)), pruning.Watch(image, label)
         plan = Plan(epochs=epochs, optimizer="sgd", lr=0.05, batch_size=64, clip=CLIP, seed=seed + 2000 + run,
                     device="cpu", log_every=-(-len(training) // 64))  # fmt: skip
-        net = fit(Classification(net), rows(training), plan, observers=(watch,)).student.eval()
+        net = fit(Classification(net), columns(training), plan, observers=(watch,)).student.eval()
         said.append(probabilities(net, training))
         looks.append(pruning.forgetting(watch.correct))
         features.append(net[:-1](image).detach().numpy())

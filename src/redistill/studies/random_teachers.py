@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from redistill.beds import digits as scanned
 from redistill.beds import emoji_subgroups
 from redistill.beds.images import Images
+from redistill.beds.mnist import digits
 from redistill.core import Method, Plan, Progress, fit
 from redistill.core.study import Claim, Outcome, Results, Study
 from redistill.methods.analysis.random_teachers import CrossEntropy, MeanSquare, RandomTeachers, between
-from redistill.studies.classifiers import digits
 from redistill.supervised.classifier import Classification
 from redistill.vision.dino import DinoHead
 from redistill.vision.probing import effective_rank, embed, knn_probe, linear_probe, with_statistics

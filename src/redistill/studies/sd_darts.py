@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from redistill.beds import digits
+from redistill.beds.bench import columns, probabilities
 from redistill.beds.images import Images
 from redistill.core import Ema, Plan, Progress, fit
 from redistill.core.cache import remember
@@ -23,7 +24,7 @@ from redistill.core.method import Batch
 from redistill.core.study import Claim, Outcome, Results, Study
 from redistill.methods.supervised.sd_darts import SdDarts
 from redistill.models.cells import NAS_BENCH_201, CellNet
-from redistill.studies.classifiers import probabilities, rows, train_on_labels
+from redistill.studies.classifiers import train_on_labels
 from redistill.supervised.attacks import sharpened
 from redistill.supervised.darts import Darts, halves, one_hot_mixture
 from redistill.supervised.flatness import sharpness, top_eigenvalue
@@ -121,7 +122,7 @@ def _search(
     arm: str, seed: int, budget: Mapping[str, Any], known: np.ndarray
 ) -> tuple[dict[str, float], np.ndarray, list[str]]:
     seen, judge = data(budget)
-    pairs = halves(rows(seen), seed)
+    pairs = halves(columns(seen), seed)
     torch.manual_seed(seed)
     searching, path = method(arm, budget), []
     alone = {"optimizer": "adam", "lr": budget["lr_alpha"], "betas": (0.5, 0.999), "weight_decay": 1e-3}

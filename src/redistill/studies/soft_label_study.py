@@ -18,13 +18,14 @@ import torch
 from torch import nn
 
 from redistill.beds import metrics
+from redistill.beds.bench import columns, probabilities
 from redistill.beds.images import Images
+from redistill.beds.mnist import digits
 from redistill.core import Plan, fit
 from redistill.core.cache import remember
 from redistill.core.study import Claim, Outcome, Results, Study
 from redistill.methods.analysis.soft_label_study import TAUS, WEIGHTS, Bench, Setting, plane, star
 from redistill.models.nets import mlp, staged_convnet
-from redistill.studies.classifiers import digits, probabilities, rows
 from redistill.studies.soft_label_language import language
 from redistill.supervised.classifier import Classification
 from redistill.supervised.targets import LabelSmoothing
@@ -71,7 +72,7 @@ def the_bench(data: Images, test: Images, seed: int, budget: Budget, **plan: Any
     """Teachers, students, rows and budget of a seed; ``plan``: what differs from the common one."""
     how = {**COMMON, "steps": budget["steps"], **plan}
     return Bench(
-        rows(data), rows(test), Plan(seed=seed, log_every=1000, **how),
+        columns(data), columns(test), Plan(seed=seed, log_every=1000, **how),
         teachers=teachers(data, seed, budget), students={n: partial(_new, n, seed) for n in STUDENTS},
         measure=metrics.classification,
     )  # fmt: skip
@@ -104,7 +105,7 @@ def _grow(width: int, data: Images, given: Budget, wanted: Mapping[str, float]) 
 
     torch.manual_seed(given["seed"] + 1000)
     plan = Plan(steps=given["steps"], seed=given["seed"] + 1000, log_every=1, **COMMON)
-    fit(Classification(mlp(196, 10, (width, width))), rows(data), plan, observers=(watch,))
+    fit(Classification(mlp(196, 10, (width, width))), columns(data), plan, observers=(watch,))
     return found
 
 
@@ -124,7 +125,7 @@ def label_smoothing(data: Images, test: Images, seed: int, budget: Budget) -> di
     for name, share in (("few", FEW), ("many", 1.0)):
         part = data.take(order[: round(share * len(data))])
         method = Classification(_new(CENTRE.student, seed), rectifier=LabelSmoothing(0.1))
-        net = fit(method, rows(part), Plan(steps=budget["steps"], seed=seed, log_every=1000, **COMMON)).student.eval()
+        net = fit(method, columns(part), Plan(steps=budget["steps"], seed=seed, log_every=1000, **COMMON)).student
         scores = metrics.classification(probabilities(net, test), test.label)
         found |= {f"{name}_{score}": value for score, value in scores.items()}
     return found

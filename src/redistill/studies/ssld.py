@@ -19,12 +19,14 @@ from torch import nn
 
 from redistill.beds import digits as small_digits
 from redistill.beds import emoji_subgroups, metrics
+from redistill.beds.bench import probabilities
 from redistill.beds.images import Images
+from redistill.beds.mnist import digits
 from redistill.core.cache import kept
 from redistill.core.study import Claim, Outcome, Results, Study
 from redistill.methods.supervised.ssld import Ssld
 from redistill.models.nets import convnet
-from redistill.studies.classifiers import digits, probabilities, train, train_on_labels
+from redistill.studies.classifiers import train, train_on_labels
 from redistill.supervised.classifier import Classification, Distillation
 from redistill.supervised.matches import Jeffreys, JensenShannon, Kd, Match
 from redistill.supervised.mining import duplicates, top_k_per_class

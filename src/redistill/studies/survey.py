@@ -16,14 +16,16 @@ import torch
 from torch import nn
 
 from redistill.beds import metrics
+from redistill.beds.bench import columns, probabilities
 from redistill.beds.images import Images
+from redistill.beds.mnist import digits
 from redistill.core import Plan
 from redistill.core.cache import kept, remember
 from redistill.core.study import Claim, Outcome, Results, Study
 from redistill.methods.analysis.survey import on_folds, ranked, recovery, train
 from redistill.models.nets import mlp, staged_convnet
 from redistill.sources import digest
-from redistill.studies.classifiers import digits, probabilities, rows, train_on_labels
+from redistill.studies.classifiers import train_on_labels
 from redistill.supervised.baselines import BASELINES, LABELS, Pair
 
 STAGES = ("stage1", "stage2", "stage3")
@@ -83,7 +85,7 @@ def cell(arm: str, seed: int, budget: Budget) -> Outcome:
             continue
         on = validated(arm, name, images, seed, budget)
         strength = preferred(on)
-        student, seconds, beside = train(arm, pair, rows(images), plan(seed, budget["epochs"]), strength)
+        student, seconds, beside = train(arm, pair, columns(images), plan(seed, budget["epochs"]), strength)
         p = probabilities(student, test)
         scores = metrics.classification(p, test.label)
         alone = _alone(name, pair, images, test, seed, budget) if arm != LABELS else scores["accuracy"]
@@ -115,7 +117,7 @@ def validated(arm: str, name: str, images: Images, seed: int, budget: Budget) ->
     def score(net: nn.Module, held: dict[str, torch.Tensor]) -> float:
         return metrics.accuracy(probabilities(net, held["image"].numpy()), held["label"].numpy())
 
-    return on_folds(arm, pair, rows(images), plan(seed, budget["fold_epochs"]), score, STRENGTHS, FOLDS)
+    return on_folds(arm, pair, columns(images), plan(seed, budget["fold_epochs"]), score, STRENGTHS, FOLDS)
 
 
 def preferred(on: Mapping[float, float]) -> float:
@@ -128,7 +130,7 @@ def _alone(name: str, pair: Pair, images: Images, test: Images, seed: int, budge
     inputs = {"pair": name, "seed": seed, **budget, **COMMON, "code": digest([__name__, *SOURCES])}
 
     def make() -> dict[str, torch.Tensor]:
-        p = probabilities(train(LABELS, pair, rows(images), plan(seed, budget["epochs"]))[0], test)
+        p = probabilities(train(LABELS, pair, columns(images), plan(seed, budget["epochs"]))[0], test)
         return {"accuracy": torch.tensor([metrics.accuracy(p, test.label)], dtype=torch.float64)}
 
     return float(remember("survey_alone", inputs, make)["accuracy"])
