@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from redistill import files
-from redistill.core.errors import need
+from redistill.core.errors import UserError, need
 
 PAGE = """<!doctype html><meta charset="utf-8"><title>redistill demo</title>
 <style>body{{font:16px sans-serif;max-width:60em;margin:2em auto}}td,th{{padding:.2em 1em;text-align:right}}
@@ -24,12 +28,15 @@ COLUMNS = ("steps", "frechet", "precision", "recall", "obeyed", "seconds_per_ima
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the report; must not hold another one.")] = Path("runs/demo"),
-    steps: Annotated[
-        int, typer.Option(min=1, help="Student updates; 120 take about three minutes on two cores.")
-    ] = 120,
+    minutes: Annotated[float, typer.Option(help="Wall time of the training; the first steps tell how many fit.")] = 4.0,
+    updates: Annotated[
+        int | None, typer.Option(min=1, help="Student updates instead of minutes: the same on every machine.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the training.")] = 1,
 ) -> None:
     """Distil the shipped multi-step faces teacher into a one-step student with DMD2, and compare them."""
+    if not (0 < minutes < math.inf):
+        raise UserError(f"{minutes} is no time to train in; give a positive number", place="--minutes")
     files.check_empty(out, "--out")
     try:
         import diffusers  # noqa: F401
@@ -37,10 +44,30 @@ def demo(
         raise need("diffusion", "diffusers") from error
     from redistill.studies.faces_demo import distil_faces
 
-    found = distil_faces(steps, seed, show=True)
+    terminal = sys.stdout.isatty()
+    watching = () if terminal else (Lines(typer.echo),)
+    found = distil_faces(updates=updates, minutes=minutes, seed=seed, show=terminal, observers=watching)
     _print(found)
     _write(found, out, seed)
     typer.echo(f"report: {out / 'index.html'}")
+
+
+class Lines:
+    """Observer for logs and pipes, where a progress bar shows nothing: a line at the first step, at the last and every
+    few ``seconds`` between them."""
+
+    def __init__(
+        self, say: Callable[[str], None], seconds: float = 5.0, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self.say, self.seconds, self.clock, self.said = say, seconds, clock, -math.inf
+
+    def __call__(self, now: Any, row: dict[str, float], method: Any) -> None:
+        """Steps done and those planned, and the seconds that the rest will take."""
+        done, at = now.step + 1, self.clock()
+        if at - self.said < self.seconds and done < now.steps:
+            return
+        self.said, left = at, row["seconds"] / done * (now.steps - done)
+        self.say(f"{type(method).__name__}: {done}/{now.steps} steps, {row['seconds']:.0f} s, {left:.0f} s left")
 
 
 def _print(found: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ side."""
 from __future__ import annotations
 
 import copy
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from redistill.beds import emoji, faces
-from redistill.core import Fitted, Plan, fit
+from redistill.core import Fitted, Method, Plan, fit
 from redistill.diffusion.denoiser import Denoiser
 from redistill.diffusion.discriminator import ConvHead
 from redistill.diffusion.doors import save_student
@@ -29,7 +30,8 @@ def distil(
     steps: int = 1,
     *,
     gan: bool = True,
-    updates: int = 80,
+    updates: int | None = None,
+    minutes: float = 4.0,
     batch: int = 32,
     seed: int = 1,
     folder: Path | None = None,
@@ -37,27 +39,46 @@ def distil(
     show: bool = False,
 ) -> Fitted:
     """The student of ``steps`` steps, conditioned on the artist, after ``updates`` of its own (three times as many of
-    the critic)."""
+    the critic); where they are None, after as many as ``minutes`` have room for."""
     teacher, data = faces.teacher(), emoji.load("faces", 32)
     student = copy.deepcopy(teacher).requires_grad_(True)
     torch.manual_seed(seed)
     head = ConvHead(teacher.net.config.block_out_channels[-1]) if gan else None
     method = Dmd2(student, teacher, None, head, steps=steps, critic_turns=3, condition="label", **GAN)
+    method.to(memory_format=torch.channels_last)  # a sixth faster on CPU
     plan = Plan(
-        steps=updates, batch_size=batch, optimizer="adam", lr=3e-4, turns={"critic": {"lr": 6e-4}}, seed=seed,
+        steps=updates or 1, batch_size=batch, optimizer="adam", lr=3e-4, turns={"critic": {"lr": 6e-4}}, seed=seed,
         device="cpu", log_every=1,
     )  # fmt: skip
-    method.to(memory_format=torch.channels_last)  # a sixth faster on CPU
+    if updates is None:
+        plan = plan.model_copy(update={"steps": steps_within(60 * minutes, method, data.tensors(), plan)})
     done = fit(method, data.tensors(), plan, folder=folder, observers=observers, show=show)
     done.student.eval().to(memory_format=torch.contiguous_format)  # safetensors wants it plain
     return done
 
 
 GAN = {"gan_student": 0.01, "gan_critic": 0.01}
+WARM, TIMED = 1, 4  # steps before the clock is read, and steps that are timed
+
+
+def steps_within(
+    seconds: float, method: Method, data: Any, plan: Plan, clock: Callable[[], float] = time.perf_counter
+) -> int:
+    """How many steps of ``plan`` fit into ``seconds``, at least one; finding out is part of them.
+
+    The first few are taken by a copy that is thrown away, since schedules need the number before the run begins.
+    """
+    begin, marks = clock(), []
+    short = plan.model_copy(update={"steps": WARM + TIMED, "log_every": 1})
+    fit(copy.deepcopy(method), data, short, observers=(lambda now, row, method: marks.append(clock()),))
+    one = statistics.median(b - a for a, b in zip(marks[WARM - 1 :], marks[WARM:]))
+    return max(1, int((seconds - (clock() - begin)) / one))
 
 
 def distil_faces(
-    steps: int = 80,
+    *,
+    updates: int | None = None,
+    minutes: float = 4.0,
     seed: int = 1,
     folder: Path | None = None,
     show: bool = False,
@@ -66,9 +87,10 @@ def distil_faces(
     """Distil and measure: numbers of ``teacher`` and ``student``, ``*_grid`` [36, 3, 32, 32] on the same noise, and the
     student.
 
-    ``steps``: updates of the student. Raises :class:`UserError` when ``folder`` holds another run.
+    ``updates`` of the student, or as many as ``minutes`` have room for. Raises :class:`UserError` when ``folder`` holds
+    another run.
     """
-    done = distil(updates=steps, seed=seed, folder=folder, observers=observers, show=show)
+    done = distil(updates=updates, minutes=minutes, seed=seed, folder=folder, observers=observers, show=show)
     teacher, one, real = faces.teacher(), done.student, emoji.load("faces", 32).image
     generators: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
         "teacher": lambda z, c: ddim(teacher, z, teacher.path.grid(TEACHER_STEPS), condition=c),
