@@ -1,145 +1,95 @@
-"""Does a network's own past, one epoch back, make it better calibrated and more robust to wrong labels?
+"""Do targets from a network's own past make it more accurate, and honest about what it does not know?
 
-Three regimes: MNIST with 30 % wrong training labels, MNIST with few clean ones, the subgroup of an emoji. One two-layer
-network, equal epochs; the arms differ in the target alone.
+The subgroup of an emoji by a small convolutional network, and digits with 30 % wrong training labels by two layers.
+Arms differ in the target alone; each takes the number of epochs that held training rows choose for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from functools import partial
 
-import numpy as np
-import torch
+from torch import nn
 
-from redistill.beds import emoji_subgroups, metrics, mnist
-from redistill.beds.images import Images, corrupt
-from redistill.core import Plan, fit
-from redistill.core.study import Claim, Outcome, Results, Study
-from redistill.methods.supervised.ps_kd import PreviousNetwork, PsKd
-from redistill.models.nets import mlp
-from redistill.supervised.targets import Fixed, LabelSmoothing, OneHot, Progressive
-
-RECTIFIERS = {
-    "ce": OneHot(), "early": OneHot(), "smoothing": LabelSmoothing(0.1), "fixed": Fixed(0.8),
-    "previous": Progressive(0.8), "ps_kd": Progressive(0.8),
-}  # fmt: skip
-REGIMES = {"noisy": 0.3, "clean": 0.0, "emoji": 0.0}
-MEASURES = {
-    "accuracy": metrics.accuracy, "nll": metrics.nll, "ece": metrics.ece, "aurc": metrics.aurc, "e_aurc": metrics.e_aurc
-}  # fmt: skip
+from redistill.beds import emoji_subgroups, mnist
+from redistill.beds.bench import Arm, Bench, Parts, Regime, cell, chosen, variants
+from redistill.beds.figures import Figure, bars
+from redistill.core import Method
+from redistill.core.claims import headline, higher, lower
+from redistill.core.study import Budget, Study
+from redistill.methods.supervised.ps_kd import PsKd
+from redistill.models.nets import convnet, mlp
+from redistill.supervised.self_teaching import ClassWise
+from redistill.supervised.targets import Fixed, LabelSmoothing, OneHot, Progressive, TargetRectifier
 
 
-def digits(seed: int, rows: int, wrong: float) -> tuple[Images, Images]:
-    """Training digits with a share of wrong labels, and 2,500 test digits."""
-    train, test, _ = mnist.load().split(rows, 2500, seed=seed)
-    return Images(train.image, corrupt(train.label, wrong, 10, seed), 10), test
+def emoji(seed: int, budget: Budget) -> Parts:
+    """The 20 largest Unicode subgroups at 16x16 pixels, from -1 to 1; no emoji is in two parts, by any artist."""
+    parts = emoji_subgroups.split(seed, 20, 0.48, 0.12)
+    train, held, test = (replace(part, image=2 * part.image - 1) for part in parts)
+    return Parts(train, test, held)
 
 
-def emoji(seed: int) -> tuple[Images, Images]:
-    """Training and test emoji of the 20 largest Unicode subgroups at 16x16 pixels, from -1 to 1."""
-    train, test = (replace(part, image=2 * part.image - 1) for part in emoji_subgroups.split(seed))
-    return train, test
+def noisy(seed: int, budget: Budget) -> Parts:
+    """Digits with wrong labels, also in the rows that choose; test digits have right ones."""
+    both, test = mnist.digits(seed, budget["rows"], 2500, wrong=0.3)
+    train, held = both.split(round(0.8 * len(both)), seed=seed)
+    return Parts(train, test, held)
 
 
-def cell(arm: str, seed: int, budget: Mapping[str, Any]) -> Outcome:
-    """One arm in the three regimes; metrics on test rows with right labels."""
-    found = {}
-    for regime, wrong in REGIMES.items():
-        train, test = emoji(seed) if regime == "emoji" else digits(seed, budget["rows"][regime], wrong)
-        probabilities = _train(arm, train, test.image, seed, budget["epochs"])
-        found |= {f"{regime}_{name}": measure(probabilities, test.label) for name, measure in MEASURES.items()}
-    return Outcome(found)
+def past(rectifier: TargetRectifier, bench: Bench) -> Method:
+    """The table of past predictions, mixed with the labels by ``rectifier``."""
+    return PsKd(bench.student(), rows=bench.size, classes=bench.classes, rectifier=rectifier)
 
 
-def _train(arm: str, train: Images, test: np.ndarray, seed: int, epochs: int) -> np.ndarray:
-    """Probabilities of the test rows after training; ``early`` stops after a third of the epochs."""
-    torch.manual_seed(seed)
-    student = mlp(train.image[0].size, train.classes)
-    if arm == "previous":
-        method: Any = PreviousNetwork(student, rectifier=RECTIFIERS[arm])
-    else:
-        method = PsKd(student, rows=len(train), classes=train.classes, rectifier=RECTIFIERS[arm])
-    plan = Plan(
-        epochs=epochs // 3 if arm == "early" else epochs, batch_size=128, optimizer="adam", lr=2e-3, seed=seed,
-        device="cpu", log_every=1000,
-    )  # fmt: skip
-    fit(method, {"image": torch.from_numpy(train.image), "label": torch.from_numpy(train.label)}, plan)
-    with torch.no_grad():
-        return student(torch.from_numpy(test)).double().softmax(1).numpy()
+def long_enough(make: Callable[[Bench], Method], bench: Bench) -> nn.Module:
+    """The student after the number of epochs that the held rows choose."""
+    return chosen(*variants(make, *({"epochs": epochs} for epochs in LENGTHS[bench.name])))(bench)
 
 
-def draw(results: Results, folder: Path) -> None:
-    """Accuracy and calibration error of every arm in every regime."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 6), layout="constrained")
-    axes = figure.subplots(2, 3)
-    arms = list(STUDY.arms)
-    for column, regime in enumerate(REGIMES):
-        for row, (metric, title) in enumerate((("accuracy", "accuracy, %"), ("ece", "calibration error (ECE), %"))):
-            values = 100 * np.array([results.values(arm, f"{regime}_{metric}") for arm in arms])
-            colours = ["tab:orange" if arm == "ps_kd" else "tab:gray" for arm in arms]
-            axis = axes[row, column]
-            axis.bar(arms, values.mean(1), yerr=values.std(1), color=colours)
-            axis.set_title(f"{regime}: {title}", fontsize=10)
-            axis.tick_params(axis="x", labelsize=8)
-            if metric == "accuracy":
-                axis.set_ylim(values.min() - 3, values.max() + 2)
-    figure.savefig(folder / "arms.png", dpi=100)
+def best(make: Callable[[Bench], Method]) -> Callable[[Bench], nn.Module]:
+    """An arm of this study: ``make`` with its length chosen."""
+    return partial(long_enough, make)
 
 
+LENGTHS = {"emoji": (40, 100), "noisy": (5, 10, 30)}
+REGIMES = {
+    "emoji": Regime(emoji, partial(convnet, 3, 20), plan={"lr": 0.1, "weight_decay": 5e-4}),
+    "noisy": Regime(noisy, partial(mlp, 784, 10), plan={"optimizer": "adam", "lr": 2e-3, "schedule": "constant"}),
+}
+ARMS = {
+    "ce": Arm("cross-entropy", best(partial(past, OneHot()))),
+    "smoothing": Arm("label smoothing 0.3", best(partial(past, LabelSmoothing(0.3)))),
+    "cs_kd": Arm("CS-KD: another row of the class teaches", best(lambda bench: ClassWise(bench.student()))),
+    "fixed": Arm("past predictions with constant weight 0.8", best(partial(past, Fixed(0.8)))),
+    "ps_kd": Arm("PS-KD, alpha up to 0.8", best(partial(past, Progressive(0.8)))),
+}
 PAPER = "CIFAR-100, PreAct-ResNet-18, baseline -> label smoothing -> PS-KD: "
+ERROR, ECE = PAPER + "error 24.18 -> 20.94 -> 20.82", PAPER + "ECE 11.84 -> 10.79 -> 1.77"
+AURC = PAPER + "AURC 67.7 -> 57.7 -> 52.1"
+
 STUDY = Study(
     slug="ps_kd",
-    question="Do targets from the network's own past predictions calibrate it, and protect it from wrong labels?",
-    arms={
-        "ce": "cross-entropy", "early": "cross-entropy, a third of the epochs", "smoothing": "label smoothing 0.1",
-        "fixed": "past predictions with constant weight 0.8",
-        "previous": "last epoch's network as teacher, progressive",
-        "ps_kd": "PS-KD, alpha up to 0.8",
-    },
+    question="Do targets from the network's own past predictions make it more accurate and better calibrated?",
+    arms=ARMS,
+    cell=cell(REGIMES, ARMS, {"batch_size": 128}),
     claims=(
-        Claim("calibration with wrong labels, against cross-entropy", "noisy_ece", "ps_kd", "ce", "lower", 0.02,
-              paper=PAPER + "ECE 11.84 -> 10.79 -> 1.77"),
-        Claim("calibration with clean labels, against cross-entropy", "clean_ece", "ps_kd", "ce", "lower", 0.01,
-              paper=PAPER + "ECE 11.84 -> 10.79 -> 1.77"),
-        Claim("calibration with clean labels, against label smoothing", "clean_ece", "ps_kd", "smoothing", "lower",
-              0.02, paper=PAPER + "ECE 11.84 -> 10.79 -> 1.77"),
-        Claim("calibration on emoji, against cross-entropy", "emoji_ece", "ps_kd", "ce", "lower", 0.02,
-              paper=PAPER + "ECE 11.84 -> 10.79 -> 1.77"),
-        Claim("ranking of confidence on emoji (AURC), against label smoothing", "emoji_aurc", "ps_kd", "smoothing",
-              "lower", 0.005, paper="CIFAR-100, DenseNet-121, same order: AURC 52.2 -> 91.1 -> 45.6"),
-        Claim("accuracy with wrong labels, against cross-entropy", "noisy_accuracy", "ps_kd", "ce", "higher", 0.01,
-              paper=PAPER + "error 24.18 -> 20.94 -> 20.82"),
-        Claim("accuracy with wrong labels, against label smoothing", "noisy_accuracy", "ps_kd", "smoothing", "higher",
-              0.005),
-        Claim("accuracy with clean labels is no worse than cross-entropy's", "clean_accuracy", "ps_kd", "ce",
-              "higher", -0.005),
-        Claim("ranking of confidence with wrong labels (AURC), against cross-entropy", "noisy_aurc", "ps_kd", "ce",
-              "lower", 0.005, paper=PAPER + "AURC 67.7 -> 57.7 -> 52.1"),
-        Claim("the table is no worse than a second network (ECE, wrong labels)", "noisy_ece", "ps_kd", "previous",
-              "lower", -0.02),
-        Claim("a growing weight beats a constant one in calibration (wrong labels)", "noisy_ece", "ps_kd", "fixed",
-              "lower", 0.01),
+        headline(higher("emoji_accuracy", "ps_kd", "ce", 0.01, ERROR)),
+        higher("emoji_accuracy", "ps_kd", "smoothing", 0.0, ERROR),
+        higher("emoji_accuracy", "ps_kd", "cs_kd", 0.005, "PS-KD beats CS-KD"),
+        higher("emoji_accuracy", "ps_kd", "fixed", 0.005),
+        higher("noisy_accuracy", "ps_kd", "ce", 0.01),
+        higher("noisy_accuracy", "ps_kd", "fixed", 0.005),
+        *(lower(f"{regime}_ece", "ps_kd", rival, 0.02, ECE) for regime in REGIMES for rival in ("ce", "smoothing")),
+        *(lower(f"{regime}_ece", "ps_kd", "fixed", 0.01) for regime in REGIMES),
+        *(lower(f"{regime}_aurc", "ps_kd", rival, 0.003, AURC) for regime in REGIMES for rival in ("ce", "smoothing")),
     ),
-    cell=cell,
-    budget={"epochs": 30, "rows": {"noisy": 2000, "clean": 1000}},
-    smoke={"epochs": 3, "rows": {"noisy": 300, "clean": 300}},
-    draw=draw,
-    notes=(
-        "Chosen on seeds 101 and 102: Adam at a constant rate, under which cross-entropy is over-confident as in the "
-        "paper. With SGD and a falling rate it is under-confident on wrong labels; PS-KD then still gains accuracy and "
-        "ranking (78.4 -> 82.0 %, AURC 76 -> 55), but its calibration error is larger (8.7 -> 16.5 %).",
-        "With 30 % wrong labels, stopping cross-entropy after a third of the epochs is the most accurate arm and the "
-        "worst calibrated one; a constant weight of 0.8 is second in both. With right labels (clean, emoji) the "
-        "constant weight is better calibrated than PS-KD: at this scale the growing weight pays only where labels "
-        "are wrong.",
-        "The gain on emoji depends on how far cross-entropy over-fits (seeds 101 to 103, when twins of a picture could "
-        "still lie on both sides of the split): SGD 0.03 with weight decay "
-        "gives ECE 17 -> 10 % and accuracy 66.8 -> 68.3 %, a small convolutional network under SGD 0.05 9 -> 3 % "
-        "and 62.5 -> 67.4 %; the latter costs two minutes a seed.",
+    figures=(
+        Figure("arms", tuple(bars(f"{regime}_{metric}", ours={"ps_kd"})
+                             for regime in REGIMES for metric in ("accuracy", "ece", "aurc")), columns=3),
     ),
+    seeds=(4, 5, 6, 7, 8),
+    budget={"noisy": {"rows": 2500}},
+    smoke={"noisy": {"rows": 300}, "plan": {"epochs": 2}},
 )  # fmt: skip
