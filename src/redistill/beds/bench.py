@@ -232,6 +232,11 @@ def columns(images: Images, **more: Tensor) -> dict[str, Tensor]:
     return {"image": torch.from_numpy(images.image), "label": torch.from_numpy(images.label), **more}
 
 
+def labelled(net: nn.Module, images: Images, seed: int, **plan: Any) -> nn.Module:
+    """The network after plain training by the common plan: a teacher where there is no bench."""
+    return fit(Classification(net), columns(images), Plan(**{**PLAN, "seed": seed, **plan})).student.eval()
+
+
 def joined(*parts: Images) -> Images:
     """The rows of all parts, one part after the other."""
     label = np.concatenate([part.label for part in parts])
