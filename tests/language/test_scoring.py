@@ -61,7 +61,7 @@ def test_policy_counts_every_sample_and_refuses_free_text(lm):
     context = Context("g", observation="o")
     reply = policy.act(context, ["a", "bb"], 3, [0.1, 0.5, 0.9])
     assert len(reply.actions) == 3 and reply.usage.calls == 3
-    assert reply.usage.input == 3 * len(context.prompt())
+    assert reply.usage.input == 3 * len(context.prompt()) and reply.usage.cached == 2 * len(context.prompt())
     with pytest.raises(UserError, match="admissible"):
         policy.act(context, [], 1, [0.5])
     with pytest.raises(UserError, match="lower k"):
@@ -75,6 +75,7 @@ def test_copying_by_analogy():
     window = Window(theirs, "", (Step("study: desk", "put mug in desk"),), 0)
     context = Context(ours, examples=(window,), observation="study: sofa")
     commands = ["go to study", "put egg in sofa"]
+    assert CopyPolicy._match(context, window, "put soap in sofa") == 0  # not what this goal is about
     assert CopyPolicy(temperature=0).act(context, commands, 1, [0.0]).actions == ("put egg in sofa",)
     guess = CopyPolicy().act(Context(ours, observation="study: sofa"), commands, 2, [0.2, 0.7])
     assert guess.actions == tuple(commands)

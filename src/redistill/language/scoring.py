@@ -91,8 +91,8 @@ class ScoringPolicy:
         self.known: dict[tuple[str, tuple[str, ...]], tuple[Tensor, Usage, int]] = {}
 
     def act(self, context: Context, admissible: Sequence[str], n: int, uniforms: Sequence[float]) -> Reply:
-        """``n`` samples from softmax(score / temperature). All samples share one reading of the prompt, but each is
-        counted as a call with its own output."""
+        """``n`` samples from softmax(score / temperature). Each is a call with its own output; all but the first find
+        the prompt in the server's cache."""
         if not admissible:
             if context.asks == "plan":
                 return Reply(("",), Usage())
@@ -101,7 +101,7 @@ class ScoringPolicy:
         commands = list(dict.fromkeys(admissible))
         actions = tuple(commands[i] for i in choose(scores.tolist(), self.temperature, uniforms[:n]))
         written = sum(len(self.scorer.lm.tokenizer(f" {a}\n", add_special_tokens=False)["input_ids"]) for a in actions)
-        return Reply(actions, Usage(n * usage.input, written, 0, n))
+        return Reply(actions, Usage(n * usage.input, written, (n - 1) * usage.input, n))
 
     def _scores(self, prompt: str, commands: tuple[str, ...]) -> tuple[Tensor, Usage]:
         if (prompt, commands) not in self.known:
@@ -111,20 +111,22 @@ class ScoringPolicy:
 
 class CopyPolicy:
     """A stand-in for a small language model that costs nothing: it copies what the nearest example did, with the words
-    of its own goal in place of the example's, and is as noisy as ``temperature`` says. Without examples it guesses.
+    of its own goal in place of the example's, and is as noisy as ``temperature`` says. A command must name as many
+    words of its goal as the example's did: who takes the apple for the apple's sake takes no soap. Without examples it
+    guesses.
     """
 
     def __init__(self, *, temperature: float = 0.1) -> None:
         self.temperature = temperature
 
     def act(self, context: Context, admissible: Sequence[str], n: int, uniforms: Sequence[float]) -> Reply:
-        """``n`` samples; tokens are counted as words."""
+        """``n`` samples; tokens are counted as words, and all samples but the first find the prompt cached."""
         if not admissible:
             return Reply(("",), Usage())
         scores = [max((self._match(context, e, c) for e in context.examples), default=0.0) for c in admissible]
         actions = tuple(admissible[i] for i in choose(scores, self.temperature, uniforms[:n]))
         words = len(context.prompt().split())
-        return Reply(actions, Usage(n * words, sum(len(a.split()) for a in actions), 0, n))
+        return Reply(actions, Usage(n * words, sum(len(a.split()) for a in actions), (n - 1) * words, n))
 
     @staticmethod
     def _match(context: Context, example: Window, command: str) -> float:
@@ -133,6 +135,9 @@ class CopyPolicy:
             return overlap(context.goal, example.goal) if command == theirs else 0.0
         step = example.steps[example.centre]
         theirs, did = (by_analogy(text, example.goal, context.goal) for text in (step.observation, step.action))
+        goal = set(_words(context.goal))
+        if len(goal & set(_words(command))) != len(goal & set(_words(did))):
+            return 0.0
         return overlap(context.observation, theirs) * overlap(command, did)
 
 
