@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import sys
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -38,6 +37,7 @@ def study(**more) -> Study:
 @pytest.fixture(autouse=True)
 def alone(tmp_path, monkeypatch):
     monkeypatch.setenv("REDISTILL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(Study, "module", __name__)
     monkeypatch.setattr(Study, "code", lambda self: [__name__, "redistill.beds.digits"])
     monkeypatch.setattr(cells, "load", lambda slug: study())
     CALLS.clear()
@@ -173,16 +173,13 @@ def test_arms_are_named_where_they_are_used():
 
 
 def test_notes_are_filled_with_numbers(tmp_path, monkeypatch):
-    here = ModuleType("here")
-    here.__file__ = str(tmp_path / "here.py")
-    (tmp_path / "here.py").write_text("")
     monkeypatch.setattr("redistill.sources.path", lambda module: tmp_path / "here.py")
     results = Results((1, 2), {("ours", 1): Outcome({"m": 0.25}), ("ours", 2): Outcome({"m": 0.75})})
     one = study(arms={"ours": ""}, claims=(), ceiling="", notes=("By hand.",))
-    (tmp_path / "compositions.md").write_text("Reached {m:ours}, or\n{m:ours:.0%}.\n\nA set {a, b} stays.\n")
+    (tmp_path / "here.md").write_text("Reached {m:ours}, or\n{m:ours:.0%}.\n\nA set {a, b} stays.\n")
     assert record.notes(one, results) == ["By hand.", "Reached 0.5, or 50%.", "A set {a, b} stays."]
     for wrong, said in (("{m:our}", "no arm 'our'; did you mean 'ours'"), ("{mm:ours}", "has no metric 'mm'")):
-        (tmp_path / "compositions.md").write_text(wrong)
+        (tmp_path / "here.md").write_text(wrong)
         with pytest.raises(UserError, match=said):
             record.notes(one, results)
 

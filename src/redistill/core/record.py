@@ -80,7 +80,7 @@ def _seen(study: Study, results: Results, budget: Budget, target: Path | None) -
 def notes(study: Study, results: Results) -> list[str]:
     """The study's notes and the paragraphs of ``studies/<slug>.md``, in which ``{metric:arm}`` (and a format, as in
     ``{accuracy:ours:.1%}``) becomes the mean over this run's seeds."""
-    file = sources.path(study.cell.__module__).parent / f"{study.slug}.md"
+    file = sources.path(study.module).with_suffix(".md")
     own = file.read_text(encoding="utf-8").strip().split("\n\n") if file.exists() else []
     return [*study.notes, *(_filled(" ".join(part.split()), study, results) for part in own)]
 

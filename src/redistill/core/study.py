@@ -142,12 +142,17 @@ class Study:
         made = {**self.arms, **self.derived}
         return {name: arm if isinstance(arm, str) else arm.title for name, arm in made.items()}
 
+    @property
+    def module(self) -> str:
+        """The module that defines it. The cell may come from another one, which makes cells for several studies."""
+        return f"redistill.studies.{self.slug}"
+
     def code(self) -> list[str]:
         """The modules that the numbers depend on: the method, the study and all that these import."""
         from redistill.catalog import STUDIES, entry
 
         own = [] if self.slug in STUDIES or not entry(self.slug).class_ else [entry(self.slug).class_.split(":")[0]]
-        return sources.closure([self.cell.__module__, *own])
+        return sources.closure([self.module, self.cell.__module__, *own])
 
 
 def load(slug: str) -> Study:
