@@ -11,6 +11,10 @@ _CORE = ("Again", "Ema", "Loss", "Method", "Plan", "Progress", "Slot", "Snapshot
 __all__ = [*_CORE, "__version__"]
 
 
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 def __getattr__(name: str) -> Any:
     if name in _CORE:
         return getattr(import_module("redistill.core"), name)
