@@ -24,7 +24,7 @@ def build(
     for name in given:
         if name not in known:
             raise unknown("option", name, known, place=f"{place}.{name}")
-    hints = get_type_hints(getattr(cls, "__init__") if isinstance(cls, type) else cls)  # noqa: B009, mypy's view
+    hints = get_type_hints(getattr(cls, "__init__") if isinstance(cls, type) else cls, include_extras=True)  # noqa: B009
     values = {n: convert(v, hints.get(n, Any), place=f"{place}.{n}") for n, v in given.items()}
     required = [n for n, p in known.items() if p.default is inspect.Parameter.empty and n not in values]
     if required:
@@ -86,5 +86,5 @@ def one_line(wrong: ValidationError, place: str, fields: Iterable[str] = ()) -> 
         words = [w.strip(" '") for w in str(expected).replace(" or ", ",").split(",")]
         return UserError(f"{first['input']!r} is not valid; {nearest(first['input'], words)}", place=where)
     message = first["msg"].removeprefix("Value error, ")
-    shown = "" if first["type"] in ("missing", "value_error") else f", got {first['input']!r}"
+    shown = "" if first["type"] in ("missing", "value_error") else f", got {repr(first['input'])[:60]}"
     return UserError(f"{message[0].lower()}{message[1:]}{shown}", place=where)

@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable
 from typing import Any, Self
 
+from redistill.core.types import check
+
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
@@ -16,7 +18,8 @@ def snake(name: str) -> str:
 
 
 class Configured:
-    """Remembers the arguments of its constructor under their names (``arguments``); mixes with ``nn.Module``."""
+    """Checks the numbers given to its constructor against their :mod:`types <redistill.core.types>` and remembers
+    them, with all that was given, under their names (``arguments``); mixes with ``nn.Module``."""
 
     arguments: dict[str, Any]
 
@@ -25,6 +28,7 @@ class Configured:
         signature = inspect.signature(cls.__init__)
         bound = signature.bind_partial(self, *args, **kwargs)  # partial: copies come without arguments
         object.__setattr__(self, "arguments", dict(list(bound.arguments.items())[1:]))
+        check(cls.__init__, self.arguments, snake(cls.__name__))
         return self
 
 

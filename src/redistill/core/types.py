@@ -1,0 +1,114 @@
+"""Numbers with a range, as types of options: ``tau: Positive = 4.0``.
+
+They are checked once: in a recipe when its values are read (:mod:`redistill.core.build`), in Python when a part is
+built (:class:`~redistill.core.slot.Configured`). NaN, infinity and ``True`` are in no range.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from redistill.core.errors import UserError, nearest
+
+
+@dataclass(frozen=True)
+class Range:
+    """What an option of a number takes: ``words`` says it as the end of "give ..."."""
+
+    words: str
+    low: float = -math.inf
+    high: float = math.inf
+    above: bool = False  # low itself is too low
+    below: bool = False  # high itself is too high
+
+    def __contains__(self, value: Any) -> bool:
+        if isinstance(value, bool) or not _is_real(value):
+            return False
+        low = self.low < value if self.above else self.low <= value
+        high = value < self.high if self.below else value <= self.high
+        return low and high and abs(value) < math.inf
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        """Pydantic's rules for the number, but no ``true``; then this range."""
+        from pydantic_core import core_schema
+
+        def ours(value: Any, convert: Callable[[Any], Any]) -> Any:
+            found = value if isinstance(value, bool) else convert(value)
+            if found not in self:
+                raise ValueError(f"give {self.words}, got {str(value)[:40]}")
+            return found
+
+        return core_schema.no_info_wrap_validator_function(ours, handler(source))
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, numbers.Real)  # numpy's too
+
+
+Finite = Annotated[float, Range("a finite number")]
+Positive = Annotated[float, Range("a number above 0", 0, above=True)]
+NonNegative = Annotated[float, Range("a number from 0 up", 0)]
+Share = Annotated[float, Range("a number from 0 to 1", 0, 1)]
+PositiveShare = Annotated[float, Range("a number above 0, at most 1", 0, 1, above=True)]
+ShareBelow1 = Annotated[float, Range("a number from 0, below 1", 0, 1, below=True)]
+ShareInside = Annotated[float, Range("a number above 0, below 1", 0, 1, above=True, below=True)]
+Count = Annotated[int, Range("a whole number from 1", 1, 2**63, below=True)]
+CountOrZero = Annotated[int, Range("a whole number from 0", 0, 2**63, below=True)]
+Seed = Annotated[int, Range("a whole number from 0, below 2^63", 0, 2**63, below=True)]
+
+
+def check(function: Callable[..., Any], given: Mapping[str, Any], place: str) -> None:
+    """Refuse, at ``place``, what the annotations of ``function`` say no to: a number outside of its :class:`Range`, a
+    word that is none of a ``Literal``. Other types are not looked at."""
+    for name, hint in _checked(function):
+        if name in given and (wrong := _wrong(given[name], hint)):
+            raise UserError(f"{name}={str(given[name])[:40]}; {wrong}", place=place)
+
+
+@cache
+def _checked(function: Callable[..., Any]) -> list[tuple[str, Any]]:
+    """The parameters that are checked, with their hints."""
+    try:
+        hints = get_type_hints(function, include_extras=True)
+    except NameError:  # of a class that only a function knows
+        return []
+    return [(name, hint) for name, hint in hints.items() if name != "return" and words_of(hint)]
+
+
+def words_of(hint: Any) -> str:
+    """What a hint says of a value beyond its type; empty where it says nothing."""
+    if get_origin(hint) is Literal:
+        return " or ".join(map(str, get_args(hint)))
+    own = (m.words for m in getattr(hint, "__metadata__", ()) if isinstance(m, Range))
+    return next(own, "") or next(filter(None, map(words_of, get_args(hint))), "")
+
+
+def _wrong(value: Any, hint: Any) -> str:
+    """What to give in the place of ``value``; empty where it will do."""
+    kind, inner = get_origin(hint), get_args(hint)
+    if kind is Literal:
+        return "" if value in inner else nearest(value, inner)
+    if kind is Annotated:
+        fits = inner[0] is not int or isinstance(value, numbers.Integral)
+        ranges = (m for m in inner[1:] if isinstance(m, Range))
+        return next((f"give {r.words}" for r in ranges if value not in r or not fits), "")
+    if kind in (Union, UnionType):
+        wrong = [_wrong(value, h) or _other_type(value, h) for h in inner]
+        return "" if "" in wrong else next(filter(None, wrong))
+    if kind in (tuple, list) and isinstance(value, (tuple, list)):
+        each = zip(value, inner if kind is tuple and inner[-1] is not Ellipsis else (inner[0],) * len(value))
+        return next(filter(None, (_wrong(v, h) for v, h in each)), "")
+    return ""
+
+
+def _other_type(value: Any, hint: Any) -> str:
+    """Of the types of a union: whether ``value`` is of another one."""
+    kind = get_origin(hint) or hint
+    ours = kind in (Annotated, Any) or not isinstance(kind, type) or isinstance(value, kind)
+    return "" if ours or (kind is float and isinstance(value, numbers.Real)) else f"give {kind.__name__}"
