@@ -49,12 +49,12 @@ def test_a_cells_student_starts_where_its_arm_says_and_learns_from_the_met_teach
     monkeypatch.setattr(random_teachers, "_trained", spy)
     monkeypatch.setattr(random_teachers, "_probed", lambda *_: {})
     image = torch.from_numpy(images(0).image)
-    for arm in ("fifth", "noise"):
+    for arm in ("half", "noise"):
         try:
             random_teachers._taught(arm, 7, image, [], {})
         except StopIteration:
             student, columns = seen[-1]
-        assert torch.equal(columns["image"], image) == (arm == "fifth") and "label" not in columns
+        assert torch.equal(columns["image"], image) == (arm == "half") and "label" not in columns
         teacher = with_statistics(random_teachers.network(7), columns["image"])
         torch.testing.assert_close(columns["teacher_output"], teacher(columns["image"]).detach())
         alpha, own = random_teachers.STARTS[arm], random_teachers.network(5007)
