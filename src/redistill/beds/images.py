@@ -32,6 +32,13 @@ class Images:
         return tuple(self.take(rows) for rows in np.split(order, np.cumsum(sizes)))
 
 
+def balanced(images: Images, each: int, seed: int) -> Images:
+    """At most ``each`` random pictures of every class, class by class."""
+    order = np.random.default_rng(seed).permutation(len(images))
+    rows = [order[images.label[order] == c][:each] for c in range(images.classes)]
+    return images.take(np.concatenate(rows))
+
+
 def corrupt(label: np.ndarray, share: float, classes: int, seed: int) -> np.ndarray:
     """Labels of which exactly ``round(share * N)`` are replaced by another class, uniformly among the wrong ones."""
     if not 0 <= share <= 1:

@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from redistill.beds import emoji_subgroups
+from redistill.beds import emoji_subgroups, mnist
 from redistill.beds.images import Images
 from redistill.core import Plan, fit
+from redistill.core.cache import kept
 from redistill.core.method import bare_progress
 from redistill.core.progress import seed_of
 from redistill.core.study import Claim, Outcome, Results, Study
@@ -50,7 +51,7 @@ def pictures(name: str) -> tuple[Images, Array]:
     """Emoji of 60 subgroups (the largest one, flags of countries, left out) or digits, with the number of what each
     shows."""
     if name == "digits":
-        digits = classifiers.digits(0, 4999, side=14)[0]
+        digits = mnist.digits(0, 4999, side=14)[0]
         return Images((digits.image - 0.13) / 0.27, digits.label, 10), np.arange(len(digits))
     found, code = emoji_subgroups.subgroups(60, first=1, side=16)
     return Images(4 * found.image - 2, found.label, 60), code
@@ -133,7 +134,7 @@ def network(which: str, name: str, seed: int, budget: Mapping[str, Any]) -> nn.M
     if which == "random":
         return net.eval()
     inputs = {"which": which, "bed": name, "seed": seed, "budget": dict(budget), "recipe": RECIPE}
-    return classifiers.kept("rfs", net, inputs, lambda net: trained(which, net, name, seed, budget))
+    return kept("rfs", net, inputs, lambda net: trained(which, net, name, seed, budget))
 
 
 def trained(which: str, net: nn.Module, name: str, seed: int, budget: Mapping[str, Any]) -> nn.Module:
