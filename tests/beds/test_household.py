@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from redistill.beds.household import CLOSED, HOME, Household, Planner, games
-from redistill.language.agents import Context
+from redistill.methods.language.in_context.agents import Context
 
 
 def play(world: Household, policy: Planner, uniform: float = 0.99) -> int:

@@ -8,8 +8,9 @@ import pytest
 from redistill.beds import lm as bed
 from redistill.beds import smollm
 from redistill.core import UserError
-from redistill.language import contexts, retention
-from redistill.language.answers import mentions
+from redistill.language import contexts
+from redistill.methods.language.sdft import retention
+from redistill.methods.language.sdft.answers import mentions
 
 
 def share(model, names, *, shown, read=str.strip):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from redistill.beds import markov
-from redistill.language.scaling_runs import cross_entropy
+from redistill.methods.analysis.scaling_laws.runs import cross_entropy
 
 SOURCE = markov.random_source(0, symbols=8)
 

@@ -14,7 +14,7 @@ PARTS = """
 import hashlib
 import torch
 from redistill.beds import household
-from redistill.language.scoring import CopyPolicy
+from redistill.methods.language.in_context.scoring import CopyPolicy
 
 def student():
     return CopyPolicy(temperature=0.2)

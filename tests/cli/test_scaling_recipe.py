@@ -79,7 +79,7 @@ def exact() -> markov.ExactModel:
 
 
 def trained_teacher(folder: Path) -> Path:
-    from redistill.language.scaling_runs import run
+    from redistill.methods.analysis.scaling_laws.runs import run
 
     teacher = markov.student(6, 8, 1)
     plan = Plan(epochs=1, batch_size=8, lr=0.02, device="cpu")

@@ -10,8 +10,8 @@ import torch
 from redistill.cli.classifier_procedures import survey
 from redistill.cli.recipe import ModelSpec
 from redistill.core import Plan, UserError
+from redistill.methods.analysis.survey import baselines
 from redistill.models.nets import mlp
-from redistill.supervised import baselines
 
 
 class Right(torch.nn.Module):

@@ -103,8 +103,8 @@ def boss() -> tuple[Method, Any]:
 
 def adr() -> tuple[Method, Any]:
     from redistill.methods.supervised.adr import Adr
+    from redistill.methods.supervised.adr.attacks import Trades
     from redistill.models.nets import mlp
-    from redistill.supervised.attacks import Trades
 
     torch.manual_seed(0)
     data = {"image": _random(22, 6).sigmoid(), "label": torch.arange(22) % 3}
@@ -123,8 +123,8 @@ def lsskd() -> tuple[Method, Any]:
 
 def random_teachers() -> tuple[Method, Any]:
     from redistill.methods.analysis.random_teachers import RandomTeachers
+    from redistill.methods.analysis.random_teachers.dino import EveryStep
     from redistill.models.nets import mlp
-    from redistill.vision.dino import EveryStep
 
     torch.manual_seed(0)
     method = RandomTeachers(mlp(6, 3, [8]), mlp(6, 3, [8]), following=EveryStep(0.9))

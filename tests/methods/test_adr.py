@@ -14,8 +14,8 @@ from redistill.core.build import build
 from redistill.core.followers import same_weights
 from redistill.core.method import bare_progress
 from redistill.methods.supervised.adr import Adr
+from redistill.methods.supervised.adr.attacks import Pgd, Trades, sharpened, square_search, survivors
 from redistill.models.nets import mlp
-from redistill.supervised.attacks import Pgd, Trades, sharpened, square_search, survivors
 from redistill.supervised.classifier import soft_cross_entropy
 from redistill.supervised.targets import Annealed, OneHot, one_hot
 

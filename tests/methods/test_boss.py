@@ -17,8 +17,8 @@ from redistill.core.followers import same_weights
 from redistill.core.progress import Progress
 from redistill.core.slot import options
 from redistill.methods.supervised.boss import Boss, Job, Search, trainer
+from redistill.methods.supervised.boss.pool import Pool
 from redistill.models.nets import mlp
-from redistill.supervised.pool import Pool
 
 GENERATOR = torch.Generator().manual_seed(0)
 DATA = {"image": torch.randn(24, 6, generator=GENERATOR), "label": torch.arange(24) % 3}

@@ -14,9 +14,9 @@ from redistill.core import Plan, UserError, fit
 from redistill.core.followers import same_weights
 from redistill.core.method import bare_progress
 from redistill.methods.analysis import guided_targets as gt
+from redistill.methods.analysis.guided_targets import kernel as spectral
 from redistill.models.nets import mlp
 from redistill.supervised.predict import predict
-from redistill.theory import kernel as spectral
 
 X = np.linspace(0, 1, 11)[:, None]  # the toy example of Mobahi et al.
 Y = np.array([0.384766365, 1.233396768, 1.332322422, 0.692015949, -0.297561455, -0.241892919, -0.796448577,

@@ -7,9 +7,9 @@ import torch
 
 from redistill.beds.household import Planner, games
 from redistill.core.errors import UserError
-from redistill.language.cascade import SelfConsistency
-from redistill.language.scoring import CopyPolicy, by_analogy
 from redistill.methods.language.in_context import InContext
+from redistill.methods.language.in_context.cascade import SelfConsistency
+from redistill.methods.language.in_context.scoring import CopyPolicy, by_analogy
 
 TRAIN, TEST = games(11, 12, 4)
 

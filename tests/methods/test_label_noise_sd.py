@@ -16,13 +16,13 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from redistill.core import Plan, UserError
 from redistill.core.method import bare_progress
 from redistill.methods.analysis import label_noise_sd as lns
+from redistill.methods.analysis.label_noise_sd.logistic import FlippedPair
 from redistill.models.nets import mlp
 from redistill.supervised.classifier import Distillation, logits
 from redistill.supervised.matches import SoftCrossEntropy
 from redistill.supervised.probe import Probe, fit_probe, probe_loss
 from redistill.supervised.targets import Imitation, one_hot
 from redistill.supervised.temperature import Constant
-from redistill.theory.logistic import FlippedPair
 from redistill.theory.ridge import Truth
 
 RNG = np.random.default_rng(0)

@@ -16,9 +16,9 @@ from redistill.core.followers import same_weights
 from redistill.core.method import bare_progress
 from redistill.losses.divergences import forward_kl, log_probs
 from redistill.methods.supervised.mekd import Mekd, OnceSoftened
+from redistill.methods.supervised.mekd.black_box import Labels, Logits
 from redistill.models.gan import mlp_discriminator, mlp_generator
 from redistill.models.nets import mlp
-from redistill.supervised.black_box import Labels, Logits
 from redistill.supervised.matches import Dkd, LogitMse, TeacherLabel
 
 CLASSES, PIXELS = 3, 6

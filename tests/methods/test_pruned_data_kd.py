@@ -13,11 +13,10 @@ from redistill.cli.app import run as command
 from redistill.core import Plan, Progress, UserError, fit
 from redistill.core.followers import same_weights
 from redistill.data import write_picked
-from redistill.methods.supervised.pruned_data_kd import ALPHAS, PrunedDataKd, alpha_for, choose_alpha
+from redistill.methods.supervised.pruned_data_kd import ALPHAS, PrunedDataKd, alpha_for, choose_alpha, pruned_ridge
+from redistill.methods.supervised.pruned_data_kd.pruning import chance, kept_rows
 from redistill.models.nets import mlp
 from redistill.supervised.classifier import Classification
-from redistill.supervised.pruning import chance, kept_rows
-from redistill.theory import pruned_ridge
 from redistill.theory.ridge import distil, shrinkage, spectrum
 
 GENERATOR = torch.Generator().manual_seed(0)

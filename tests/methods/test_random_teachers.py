@@ -12,9 +12,9 @@ from redistill.core import Plan, Progress, UserError, describe, fit
 from redistill.core.build import build
 from redistill.core.followers import same_weights
 from redistill.methods.analysis.random_teachers import CrossEntropy, MeanSquare, RandomTeachers, between
+from redistill.methods.analysis.random_teachers.dino import DinoHead, EveryEpoch, EveryStep
+from redistill.methods.analysis.random_teachers.probing import with_statistics
 from redistill.models.nets import staged_convnet
-from redistill.vision.dino import DinoHead, EveryEpoch, EveryStep
-from redistill.vision.probing import with_statistics
 
 DATA = {"image": torch.randn(24, 1, 4, 4, generator=torch.Generator().manual_seed(0)), "label": torch.arange(24) % 3}
 NOW = Progress()

@@ -120,7 +120,7 @@ def test_each_answer_counts_the_same_whatever_its_length():
 
 
 def test_an_unknown_reduction_is_named():
-    with pytest.raises(UserError, match="reduction: unknown reduction 'sum'; valid: sequence_mean, token_mean"):
+    with pytest.raises(UserError, match="reduction=sum; valid: sequence_mean, token_mean"):
         method(reduction="sum")
 
 

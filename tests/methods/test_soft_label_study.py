@@ -14,8 +14,8 @@ from redistill.beds import metrics
 from redistill.core import Plan, UserError
 from redistill.core.method import bare_progress
 from redistill.methods.analysis.soft_label_study import FORMS, TAUS, WEIGHTS, Bench, Setting, distillation, plane, star
+from redistill.methods.analysis.soft_label_study.soft_labels import PARTS
 from redistill.models.nets import mlp
-from redistill.supervised.soft_labels import PARTS
 
 GENERATOR = torch.Generator().manual_seed(0)
 ROWS, CLASSES = 40, 4

@@ -17,8 +17,8 @@ from redistill.core import Plan, UserError, fit
 from redistill.core.followers import same_weights
 from redistill.core.method import bare_progress
 from redistill.methods.analysis.survey import as_csv, as_markdown, compare, on_folds, ranked, recovery, train
+from redistill.methods.analysis.survey.baselines import BASELINES, LABELS, Pair, carried
 from redistill.models.nets import mlp, staged_convnet
-from redistill.supervised.baselines import BASELINES, LABELS, Pair, carried
 from redistill.supervised.classifier import Classification
 
 GENERATOR = torch.Generator().manual_seed(0)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from redistill.language.agents import Step, Trajectory
-from redistill.language.cost import Meter, Usage
 from redistill.methods.language.in_context import Episode
+from redistill.methods.language.in_context.agents import Step, Trajectory
+from redistill.methods.language.in_context.cost import Meter, Usage
 from redistill.studies import in_context as study
 
 

@@ -9,8 +9,8 @@ import torch
 
 from redistill.beds.images import Images
 from redistill.core.followers import same_weights
+from redistill.methods.analysis.random_teachers.probing import embed, with_statistics
 from redistill.studies import random_teachers
-from redistill.vision.probing import embed, with_statistics
 
 
 def images(seed, rows=40):

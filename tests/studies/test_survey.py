@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from redistill.beds.images import Images
+from redistill.methods.analysis.survey.baselines import BASELINES, LABELS
 from redistill.studies import survey
-from redistill.supervised.baselines import BASELINES, LABELS
 
 BUDGET = {"epochs": 1, "fold_epochs": 1, "rows": 60, "test": 100}
 

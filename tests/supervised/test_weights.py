@@ -140,7 +140,7 @@ def test_defaults_are_the_cards():
      {"every": "epoch"}],
 )  # fmt: skip
 def test_senseless_options_are_refused(options):
-    with pytest.raises(UserError, match="weight"):
+    with pytest.raises(UserError, match=next(iter(options))):
         Boosting(**options)
 
 

@@ -12,9 +12,9 @@ from itertools import combinations
 
 import numpy as np
 
-from redistill.language.agents import Context, Reply
-from redistill.language.cost import Usage
-from redistill.language.scoring import choose
+from redistill.methods.language.in_context.agents import Context, Reply
+from redistill.methods.language.in_context.cost import Usage
+from redistill.methods.language.in_context.scoring import choose
 
 INSTRUCTIONS = "You act in a house, one command at a time, until the task is done."
 FIXED = {"kitchen": ("fridge", "microwave", "sink"), "bedroom": ("lamp",), "bathroom": (), "study": ()}

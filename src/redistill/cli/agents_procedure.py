@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 from redistill.cli.doors import factory
 from redistill.core.errors import UserError
-from redistill.language.agents import World
-from redistill.language.cascade import Gate
-from redistill.language.cost import Price
-from redistill.language.retrieval import StepIndex
 from redistill.methods.language.in_context import Episode, InContext
+from redistill.methods.language.in_context.agents import World
+from redistill.methods.language.in_context.cascade import Gate
+from redistill.methods.language.in_context.cost import Price
+from redistill.methods.language.in_context.retrieval import StepIndex
 
 
 def in_context(
@@ -39,7 +39,7 @@ def in_context(
 ) -> str:
     """Collect the teacher's successful episodes and let the student play with them and with the cascade.
 
-    ``worlds``, ``demonstrations``: module:function that gives a list of worlds (``redistill.language.agents.World``);
+    ``worlds``, ``demonstrations``: module:function that gives a list of worlds (``agents.World`` beside the method);
     ``demonstrations`` may be an index folder of an earlier run instead. Prices are those of an input and of an output
     token. Writes the index as soon as it is there, then the episodes as JSON lines, and success and cost, with
     ``compare`` beside the teacher's alone on the same worlds (at its price).

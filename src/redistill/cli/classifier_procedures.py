@@ -72,7 +72,7 @@ def survey(
     """The classic baselines on two networks, judged on a share ``validation`` of the rows; ``baselines``: some of them,
     perhaps with factors of their weights. Writes the table as CSV and Markdown, anew after each baseline."""
     from redistill.methods.analysis.survey import as_csv, as_markdown, compare
-    from redistill.supervised.baselines import Pair, carried
+    from redistill.methods.analysis.survey.baselines import Pair, carried
 
     used, held = halves(rows, validation, seed)
     accuracy = _accuracy_on(held, plan.batch_size)
@@ -153,7 +153,7 @@ def _write_csv(rows: list[dict[str, Any]], file: Path) -> None:
 def _effects_of(rows: list[dict[str, Any]], factors: list[str]) -> str:
     """A Markdown table: how much of the variation of accuracy each factor explains. Without a teacher all settings of a
     student and its rows are one run, which counts once, at the first temperature."""
-    from redistill.theory.effects import explained
+    from redistill.methods.analysis.soft_label_study.effects import explained
 
     alone = ("student", "share")
     distinct = {

@@ -35,8 +35,8 @@ def d_ode(
     import torch
 
     from redistill.diffusion.denoiser import guided
-    from redistill.diffusion.schedulers import save_pipeline
     from redistill.methods.generation.d_ode import fit_lambdas
+    from redistill.methods.generation.d_ode.schedulers import save_pipeline
 
     if batch < 1:
         raise UserError(f"{batch} rows of noise fit nothing; give at least 1", place="batch")

@@ -29,7 +29,7 @@ def scaling_laws(
     """Train models of the student's configuration from scratch on ``tokens`` tokens each, from the text and, where one
     is given, from the teacher. The rows' column ``ids`` [B, T] holds token ids; a share ``validation`` of them measures
     every loss. Writes the runs as CSV."""
-    from redistill.language import scaling_runs
+    from redistill.methods.analysis.scaling_laws import runs as scaling_runs
 
     text, held = _split(_ids(rows), validation, seed)
     _check(student, teacher, text, held)
@@ -89,7 +89,7 @@ def _check_tokens(tokens: list[int], least: int, most: int) -> None:
 
 def _check(student: Any, teacher: Any, text: Any, held: Any) -> None:
     """Refuse what cannot work before the first run: networks, ids, a teacher who knows nothing."""
-    from redistill.language.scaling_runs import cross_entropy
+    from redistill.methods.analysis.scaling_laws.runs import cross_entropy
     from redistill.models.transformers import CausalLm, check_vocabularies
 
     for role, net in (("student", student), ("teacher", teacher)):

@@ -24,8 +24,8 @@ from redistill.core.claims import headline, higher, lower, stays_below
 from redistill.core.method import bare_progress
 from redistill.core.study import Outcome, Study
 from redistill.methods.supervised.adr import Adr
+from redistill.methods.supervised.adr.attacks import Pgd, Trades, right, square_search, survivors
 from redistill.models.nets import mlp
-from redistill.supervised.attacks import Pgd, Trades, right, square_search, survivors
 from redistill.supervised.targets import Annealed, Fixed, LabelSmoothing, OneHot, TargetRectifier
 
 EPS = 0.1

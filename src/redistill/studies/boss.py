@@ -24,9 +24,9 @@ from redistill.core.claims import headline, higher
 from redistill.core.progress import seed_of
 from redistill.core.study import Budget, Outcome, Study
 from redistill.methods.supervised.boss import Job, Search, Train, trainer
+from redistill.methods.supervised.boss.pool import Weights
+from redistill.methods.supervised.boss.trials import Finished, load_optuna
 from redistill.models.nets import mlp
-from redistill.supervised.pool import Weights
-from redistill.supervised.trials import Finished, load_optuna
 
 REGIMES = {"clean": 0.0, "noisy": 0.3}
 ARMS = {

@@ -19,12 +19,12 @@ from redistill.beds import household
 from redistill.beds.figures import Figure, bars
 from redistill.core.claims import headline, higher, lower, reaches, within
 from redistill.core.study import Outcome, Results, Study
-from redistill.language.agents import Policy
-from redistill.language.cascade import Gate, RandomMix, SelfConsistency
-from redistill.language.cost import Price, break_even
-from redistill.language.retrieval import Encode, Memo
-from redistill.language.scoring import CopyPolicy, ScoringPolicy
 from redistill.methods.language.in_context import Episode, InContext
+from redistill.methods.language.in_context.agents import Policy
+from redistill.methods.language.in_context.cascade import Gate, RandomMix, SelfConsistency
+from redistill.methods.language.in_context.cost import Price, break_even
+from redistill.methods.language.in_context.retrieval import Encode, Memo
+from redistill.methods.language.in_context.scoring import CopyPolicy, ScoringPolicy
 
 PRICES = {"student": Price(1, 1, cached=0.1), "teacher": Price(20, 20, cached=2)}  # a cached token costs a tenth
 ALONE = SelfConsistency(1)

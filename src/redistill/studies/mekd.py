@@ -26,10 +26,10 @@ from redistill.core import Plan, fit
 from redistill.core.cache import kept, remember
 from redistill.core.study import Claim, Outcome, Results, Study
 from redistill.methods.supervised.mekd import Mekd, OnceSoftened
+from redistill.methods.supervised.mekd.black_box import Labels
 from redistill.models.gan import mlp_discriminator, mlp_generator
 from redistill.models.nets import mlp
 from redistill.studies.classifiers import train, train_on_labels
-from redistill.supervised.black_box import Labels
 from redistill.supervised.classifier import Distillation
 from redistill.supervised.matches import TeacherLabel
 from redistill.supervised.temperature import Constant

@@ -23,13 +23,11 @@ from redistill.core import Method, Plan, fit
 from redistill.core.cache import remember
 from redistill.core.claims import headline, higher, lower
 from redistill.core.study import Outcome, Results, Study
-from redistill.methods.supervised.pruned_data_kd import PrunedDataKd
+from redistill.methods.supervised.pruned_data_kd import PrunedDataKd, pruned_ridge, pruning
 from redistill.models.nets import mlp
 from redistill.studies.classifiers import train_on_labels
-from redistill.supervised import pruning
 from redistill.supervised.classifier import Classification
 from redistill.supervised.targets import LabelSmoothing
-from redistill.theory import pruned_ridge
 
 WIDTH, CLIP = 128, 2.0
 FRACTIONS = {"clean": (0.03, 0.1, 0.3, 0.6), "noisy": (0.03, 0.3, 0.6), "emoji": (0.1, 0.3)}

@@ -24,9 +24,15 @@ from redistill.core import Method, Plan, Progress, fit
 from redistill.core.claims import headline, higher
 from redistill.core.study import Outcome, Study
 from redistill.methods.analysis.random_teachers import CrossEntropy, MeanSquare, RandomTeachers, between
+from redistill.methods.analysis.random_teachers.dino import DinoHead
+from redistill.methods.analysis.random_teachers.probing import (
+    effective_rank,
+    embed,
+    knn_probe,
+    linear_probe,
+    with_statistics,
+)
 from redistill.supervised.classifier import Classification
-from redistill.vision.dino import DinoHead
-from redistill.vision.probing import effective_rank, embed, knn_probe, linear_probe, with_statistics
 
 WIDTHS = (196, 256, 256, 256, 64)
 STARTS = {"near": 1e-10, "half": 0.5, "independent": 1.0, "noise": 1e-10, "square": 1e-10}

@@ -22,11 +22,10 @@ from redistill.core.cache import kept
 from redistill.core.method import bare_progress
 from redistill.core.progress import seed_of
 from redistill.core.study import Claim, Outcome, Results, Study
-from redistill.methods.supervised.rfs import Rfs
+from redistill.methods.supervised.rfs import Rfs, episodes
+from redistill.methods.supervised.rfs.episodes import Array, Episode, unit
 from redistill.models.nets import staged_convnet
 from redistill.studies import classifiers
-from redistill.supervised import few_shot
-from redistill.supervised.few_shot import Array, Episode, unit
 from redistill.vision.augmentations import CropFlipJitter
 
 BASE = {"emoji": 40, "digits": 6}
@@ -80,14 +79,14 @@ def cell(arm: str, seed: int, budget: Mapping[str, Any]) -> Outcome:
         which = ("gen0", "second") if arm == "ensemble" else (NETWORKS.get(arm, arm),)
         views = [embeddings(network(one, name, seed, budget), others, name, arm == "augmented") for one in which]
         for shots in SHOTS:
-            episodes = [
-                few_shot.draw_episode(
+            drawn = [
+                episodes.draw_episode(
                     others.label, index, ways=WAYS[name], shots=shots, queries=8, seed=seed, groups=shown
                 )
                 for index in range(budget["episodes"][name])
             ]
-            hits = np.array([hit(arm, views, episode) for episode in episodes])
-            found[f"{name}_{shots}"] = few_shot.interval(hits)[0]
+            hits = np.array([hit(arm, views, episode) for episode in drawn])
+            found[f"{name}_{shots}"] = episodes.interval(hits)[0]
             kept[f"{name}_{shots}"] = hits
     return Outcome(found, kept)
 
@@ -107,9 +106,9 @@ def answer(head: str, clean: Array, changed: Array, episode: Episode) -> Array:
     if head == "augmented":
         support, label = np.concatenate(changed[:, episode.support]), np.tile(label, len(changed))
     if head in ("logistic", "augmented"):
-        return few_shot.logistic(unit(support), label, unit(query))
+        return episodes.logistic(unit(support), label, unit(query))
     heads: dict[str, Callable[..., Array]] = {
-        "nearest": few_shot.nearest, "prototype": few_shot.prototype, "raw": few_shot.logistic
+        "nearest": episodes.nearest, "prototype": episodes.prototype, "raw": episodes.logistic
     }  # fmt: skip
     return heads[head](support, label, query)
 
@@ -118,10 +117,10 @@ def embeddings(net: nn.Module, images: Images, name: str, augmented: bool) -> tu
     """What the head reads of every picture, and of ``COPIES`` changed ones of it where they are wanted."""
     pixels = torch.from_numpy(images.image)
     copies = [
-        few_shot.embed(net, AUGMENT[name](pixels, bare_progress(k)), head="head")
+        episodes.embed(net, AUGMENT[name](pixels, bare_progress(k)), head="head")
         for k in range(COPIES if augmented else 0)
     ]
-    return few_shot.embed(net, pixels, head="head"), np.array(copies)
+    return episodes.embed(net, pixels, head="head"), np.array(copies)
 
 
 def network(which: str, name: str, seed: int, budget: Mapping[str, Any]) -> nn.Module:
@@ -157,12 +156,12 @@ def episodic(net: nn.Module, base: Images, name: str, epochs: int, run: int) -> 
     """A prototypical network that sees as many images in training episodes as ``epochs`` hold."""
     ways = WAYS[name]
     count = epochs * len(base) // (ways * 15)
-    data = few_shot.Episodes(
+    data = episodes.Episodes(
         torch.from_numpy(base.image), base.label, count=count, ways=ways, seed=run, augment=AUGMENT[name]
     )
     plan = Plan(epochs=1, batch_size=1, optimizer="adam", lr=2e-3, schedule="cosine", seed=run, device="cpu",
                 log_every=1000)  # fmt: skip
-    method = few_shot.PrototypicalNetwork(net, shots=5)
+    method = episodes.PrototypicalNetwork(net, shots=5)
     return fit(method, data, plan).student.eval()
 
 
@@ -183,7 +182,7 @@ def draw(results: Results, folder: Path) -> None:
     for place, arm in enumerate(("gen1", "gen2", "longer", "ensemble")):
         for k, seed in enumerate(results.seeds):
             gain = results.array(arm, seed, "emoji_5") - results.array("gen0", seed, "emoji_5")
-            mean, half = few_shot.interval(100 * gain)
+            mean, half = episodes.interval(100 * gain)
             label = f"seed {seed}" if place == 0 else None
             axes[2].errorbar(place + 0.15 * (k - 1), mean, half, fmt="o", color=f"C{k}", capsize=2, label=label)
     axes[2].axhline(0, color="black", linewidth=0.8)

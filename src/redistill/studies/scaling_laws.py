@@ -19,13 +19,10 @@ from redistill.beds import markov
 from redistill.core import Plan
 from redistill.core.cache import remember
 from redistill.core.study import Claim, Outcome, Results, Study
-from redistill.language import scaling_runs
 from redistill.methods.analysis.scaling_laws import fit_laws, fit_supervised, plan
-from redistill.sources import digest
+from redistill.methods.analysis.scaling_laws import runs as scaling_runs
 from redistill.theory.scaling import CASES, PUBLISHED, CapacityGap
 
-SOURCES = ("redistill.language.scaling_runs", "redistill.beds.markov")
-BLOCKS = ("redistill.theory.scaling", "redistill.theory.fits")
 TEACHERS = {"weak": (12, 2), "strong": (32, 4)}  # width, and which of the numbers of tokens
 MEASURED = ("labels", "weak", "strong", "exact")
 LENGTH = 16
@@ -43,7 +40,7 @@ def cell(arm: str, seed: int, budget: Mapping[str, Any]) -> Outcome:
 
 def measured(arm: str, seed: int, budget: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The runs of one teacher (``labels``: none): columns N, D, loss, teacher_loss; kept on disk."""
-    inputs = {"arm": arm, "seed": seed, "budget": dict(budget), "code": digest(SOURCES), "recipe": 1}
+    inputs = {"arm": arm, "seed": seed, "budget": dict(budget)}
     made = remember("scaling_runs", inputs, lambda: _as_tensors(_runs(arm, seed, budget)))
     return {name: column.numpy() for name, column in made.items()}
 

@@ -22,12 +22,12 @@ from redistill.core import Ema, Plan, Progress, fit
 from redistill.core.cache import remember
 from redistill.core.method import Batch
 from redistill.core.study import Claim, Outcome, Results, Study
+from redistill.methods.supervised.adr.attacks import sharpened
 from redistill.methods.supervised.sd_darts import SdDarts
+from redistill.methods.supervised.sd_darts.flatness import sharpness, top_eigenvalue
 from redistill.models.cells import NAS_BENCH_201, CellNet
 from redistill.studies.classifiers import train_on_labels
-from redistill.supervised.attacks import sharpened
 from redistill.supervised.darts import Darts, halves, one_hot_mixture
-from redistill.supervised.flatness import sharpness, top_eigenvalue
 
 cross_entropy = nn.functional.cross_entropy
 SPACE = [list(words) for words in product(NAS_BENCH_201, repeat=3)]

@@ -21,10 +21,10 @@ from redistill.core import Method, Plan, fit
 from redistill.core.study import Claim, Outcome, Results, Study
 from redistill.language import contexts
 from redistill.language.baselines import OfflineContextDistillation, SupervisedFineTuning
-from redistill.language.retention import exact_match, kl_to_base
-from redistill.language.rollouts import sample
 from redistill.losses.divergences import ReverseKL
 from redistill.methods.language.sdft import Sdft
+from redistill.methods.language.sdft.retention import exact_match, kl_to_base
+from redistill.methods.language.sdft.rollouts import sample
 from redistill.models.transformers import CausalLm
 from redistill.studies.sdft_knowledge import knowledge
 

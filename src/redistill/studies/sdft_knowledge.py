@@ -18,11 +18,11 @@ from redistill.beds import smollm as bed
 from redistill.core import Method, Plan, fit
 from redistill.core.study import Outcome
 from redistill.language import contexts
-from redistill.language.answers import mentions
 from redistill.language.baselines import SupervisedFineTuning
-from redistill.language.retention import kl_to_base
-from redistill.language.rollouts import answer_texts
 from redistill.methods.language.sdft import Sdft
+from redistill.methods.language.sdft.answers import mentions
+from redistill.methods.language.sdft.retention import kl_to_base
+from redistill.methods.language.sdft.rollouts import answer_texts
 from redistill.models.transformers import AdapterOff, CausalLm
 
 LONGEST = 16  # tokens of an answer

@@ -25,11 +25,11 @@ from redistill.core import Plan, fit
 from redistill.core.cache import remember
 from redistill.core.study import Claim, Outcome, Results, Study
 from redistill.methods.analysis.soft_label_study import TAUS, WEIGHTS, Bench, Setting, plane, star
+from redistill.methods.analysis.soft_label_study.effects import explained
 from redistill.models.nets import mlp, staged_convnet
 from redistill.studies.soft_label_language import language
 from redistill.supervised.classifier import Classification
 from redistill.supervised.targets import LabelSmoothing
-from redistill.theory.effects import explained
 
 FEW = 0.1  # of the 3,000 rows
 CENTRE = Setting(student="w32", share=FEW)

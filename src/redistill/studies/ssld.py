@@ -25,11 +25,11 @@ from redistill.beds.mnist import digits
 from redistill.core.cache import kept
 from redistill.core.study import Claim, Outcome, Results, Study
 from redistill.methods.supervised.ssld import Ssld
+from redistill.methods.supervised.ssld.mining import duplicates, top_k_per_class
 from redistill.models.nets import convnet
 from redistill.studies.classifiers import train, train_on_labels
 from redistill.supervised.classifier import Classification, Distillation
 from redistill.supervised.matches import Jeffreys, JensenShannon, Kd, Match
-from redistill.supervised.mining import duplicates, top_k_per_class
 
 MATCHES: dict[str, Match] = {"kl": Kd(), "js": JensenShannon(), "jeffreys": Jeffreys()}
 

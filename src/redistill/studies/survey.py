@@ -23,10 +23,9 @@ from redistill.core import Plan
 from redistill.core.cache import kept, remember
 from redistill.core.study import Claim, Outcome, Results, Study
 from redistill.methods.analysis.survey import on_folds, ranked, recovery, train
+from redistill.methods.analysis.survey.baselines import BASELINES, LABELS, Pair
 from redistill.models.nets import mlp, staged_convnet
-from redistill.sources import digest
 from redistill.studies.classifiers import train_on_labels
-from redistill.supervised.baselines import BASELINES, LABELS, Pair
 
 STAGES = ("stage1", "stage2", "stage3")
 # times the published weight, best first where folds cannot tell; none above 1: Hinton's is 0.9 of all there is
@@ -35,10 +34,6 @@ FOLDS = 2
 CROSS = (LABELS, "kd", "dkd", "dist", "fitnets", "rkd", "crd")
 COMMON: dict[str, Any] = {"optimizer": "sgd", "lr": 0.1, "weight_decay": 5e-4, "warmup": 50, "schedule": "cosine",
                           "batch_size": 64}  # fmt: skip
-SOURCES = ("redistill.supervised.baselines", "redistill.supervised.hints", "redistill.supervised.contrastive",
-           "redistill.supervised.self_teaching", "redistill.supervised.branches", "redistill.supervised.matches",
-           "redistill.supervised.classifier", "redistill.supervised.targets",
-           "redistill.losses.features", "redistill.losses.relations", "redistill.losses.contrast")  # fmt: skip
 Budget = Mapping[str, Any]
 
 
@@ -127,7 +122,7 @@ def preferred(on: Mapping[float, float]) -> float:
 
 def _alone(name: str, pair: Pair, images: Images, test: Images, seed: int, budget: Budget) -> float:
     """Test accuracy of the student that learns from labels alone, trained once for all arms."""
-    inputs = {"pair": name, "seed": seed, **budget, **COMMON, "code": digest([__name__, *SOURCES])}
+    inputs = {"pair": name, "seed": seed, **budget, **COMMON}
 
     def make() -> dict[str, torch.Tensor]:
         p = probabilities(train(LABELS, pair, columns(images), plan(seed, budget["epochs"]))[0], test)

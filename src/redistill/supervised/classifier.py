@@ -42,6 +42,13 @@ class Classification(Method):
         return Loss({"ce": soft_cross_entropy(z, target).mean()})
 
 
+def check_classes(student: Tensor, teacher: Tensor) -> None:
+    """Refuse answers [B, C] of a student and a teacher that know unequal numbers of classes."""
+    if student.shape != teacher.shape:
+        said = f"{student.shape[-1]} classes in the student, {teacher.shape[-1]} in the teacher"
+        raise UserError(said, place="models")
+
+
 class Weighted(Method):
     """Carries a :class:`SampleWeight`: its table is a buffer, fed by answers that leave ``loss`` through ``gather``.
 

@@ -1,0 +1,65 @@
+"""Distillation on pruned data: a teacher that saw all the rows teaches a student on the few that are kept.
+
+    L = (1 - alpha) CE(z_S, y) + alpha tau^2 KL(softmax(z_T / tau) || softmax(z_S / tau)),   rows of a fraction f
+
+(Ben-Baruch et al. 2025, arXiv 2403.07854.) Roles: student (trained, on the kept rows,
+which any score may have chosen, see ``pruning``), teacher (frozen, trained on all rows). Training
+takes as many steps for every f; equal epochs would starve the small fractions.
+
+The weight alpha is near 1/2 when everything is kept and near 1 when little is. The default is alpha = 1 - f / 2;
+:func:`choose_alpha` looks at a validation set instead.
+
+Differs from the paper: tau = 4 and the rule 1 - f / 2 are ours, the paper gives only the trend. Rows come as the data
+source gives them, without augmentation unless it makes some; both networks see the same. The ridge theory is in
+``pruned_ridge``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from torch import nn
+
+from redistill.core import UserError
+from redistill.supervised.classifier import Distillation
+from redistill.supervised.matches import Kd
+from redistill.supervised.temperature import Constant
+
+ALPHAS = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
+
+
+def alpha_for(fraction: float) -> float:
+    """The weight of the teacher when ``fraction`` of the rows is kept: 1 - f / 2."""
+    if not 0 < fraction <= 1:
+        raise UserError(f"fraction={fraction}; give the kept share, above 0 and at most 1", place="pruned_data_kd")
+    return 1 - fraction / 2
+
+
+def choose_alpha(score: Callable[[float], float], grid: Sequence[float] = ALPHAS) -> float:
+    """The weight of highest ``score(alpha)``: train with alpha, measure on validation rows that are neither pruned nor
+    tested on. Of equals the lowest; one whose score is NaN is out. Raises :class:`UserError` when none is left."""
+    scores = {alpha: value for alpha in grid if not math.isnan(value := score(alpha))}
+    if not scores:
+        raise UserError(f"no alpha of {list(grid)} has a score", place="alpha")
+    return max(scores, key=scores.__getitem__)
+
+
+class PrunedDataKd(Distillation):
+    """A classifier on kept rows, taught by labels and a full-data teacher.
+
+    ``teacher`` may be None when the rows hold ``teacher_logits`` [C]. ``fraction``: the kept share f. ``alpha``: the
+    teacher's weight; None: 1 - f / 2. With ``alpha=1`` rows need no labels, with ``alpha=0`` the teacher says nothing.
+    """
+
+    def __init__(
+        self, student: nn.Module, teacher: nn.Module | None, *, fraction: float = 1.0, alpha: float | None = None,
+        tau: float = 4.0,
+    ) -> None:  # fmt: skip
+        weight = alpha_for(fraction) if alpha is None else alpha
+        if not 0 <= weight <= 1:
+            raise UserError(f"alpha={alpha}; give a number from 0 to 1", place="pruned_data_kd")
+        super().__init__(
+            student, teacher, match=Kd(), temperature=Constant(tau), hard_weight=1 - weight, soft_weight=weight
+        )
+        self.alpha = weight
