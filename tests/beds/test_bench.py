@@ -10,6 +10,7 @@ import torch
 
 from redistill.beds.bench import Arm, Bench, Parts, Regime, cell, chosen, columns, joined, probabilities, variants
 from redistill.beds.images import Images
+from redistill.core import Diverged
 from redistill.core.study import Outcome
 from redistill.models.nets import mlp
 from redistill.supervised.classifier import Classification, Distillation
@@ -88,6 +89,15 @@ def test_what_is_chosen_is_chosen_on_held_rows_and_trained_on_all():
     torch.testing.assert_close(student.state_dict(), bench.fitted(good).state_dict(), rtol=0, atol=0)
     alone = bench.trial().fitted(good)
     assert not torch.equal(student[1].weight, alone[1].weight)  # the held rows are learned from in the end
+
+
+def test_an_arm_that_diverges_is_not_chosen():
+    wild, good = Arm("wild", plain, {"lr": 1e30, "epochs": 20}), Arm("good", plain)
+    bench = Bench.at("", REGIME, 1, BUDGET)
+    with pytest.raises(Diverged):
+        bench.fitted(wild)
+    chosen(wild, good)(bench)
+    assert bench.noted == {"chosen": 1.0}
 
 
 def test_variants_are_plans_of_one_method():

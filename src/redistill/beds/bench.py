@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from redistill.beds import metrics
 from redistill.beds.images import Images
-from redistill.core import Method, Plan, Progress, fit
+from redistill.core import Diverged, Method, Plan, Progress, fit
 from redistill.core.cache import kept
 from redistill.core.method import Batch
 from redistill.core.study import Budget, Outcome
@@ -148,10 +148,16 @@ class Bench:
         return columns(images or self.train)
 
     def fit(
-        self, method: Method, images: Images | None = None, *, observers: Sequence[Observer] = (), **plan: Any
+        self,
+        method: Method,
+        data: Images | dict[str, Tensor] | None = None,
+        *,
+        observers: Sequence[Observer] = (),
+        **plan: Any,
     ) -> nn.Module:
-        """The student after its run, in evaluation mode. ``observers``: called after every epoch."""
-        rows, merged = self.rows(images), self._merged(plan)
+        """The student after its run, in evaluation mode. ``data``: by default :meth:`rows`; ``observers``: called after
+        every epoch. Raises :class:`Diverged`."""
+        rows, merged = data if isinstance(data, dict) else self.rows(data), self._merged(plan)
         merged.setdefault("log_every", -(-len(rows["label"]) // merged["batch_size"]))
         wanted = Plan(**{"seed": self.seed, **merged})
         done = fit(method, rows, wanted, augment=self.regime.augment, observers=observers)
@@ -185,16 +191,25 @@ class Bench:
 
 def chosen(*arms: Arm, note: str = "chosen") -> Callable[[Bench], nn.Module]:
     """The most accurate of ``arms`` on the held rows (of equals the one that finds their labels more likely), fitted
-    again on all training rows: a search that sees no test row. Its number is noted."""
+    again on all training rows: a search that sees no test row. Its number is noted; one that diverges is not taken."""
 
     def make(bench: Bench) -> nn.Module:
         trial = bench.trial()
-        scores = [trial.judge(trial.fitted(arm)) for arm in arms]
-        best = max(range(len(arms)), key=lambda k: (scores[k]["accuracy"], -scores[k]["nll"]))
+        scores = [_score(trial, arm) for arm in arms]
+        best = max(range(len(arms)), key=scores.__getitem__)
         bench.noted[note] = float(best)
         return bench.fitted(arms[best])
 
     return make
+
+
+def _score(bench: Bench, arm: Arm) -> tuple[float, float]:
+    """Accuracy and log-likelihood; nothing is worse than to diverge."""
+    try:
+        found = bench.judge(bench.fitted(arm))
+    except Diverged:
+        return -1.0, 0.0
+    return found["accuracy"], -found["nll"]
 
 
 def variants(make: Callable[[Bench], Method], *plans: Mapping[str, Any]) -> tuple[Arm, ...]:
