@@ -10,7 +10,18 @@ import torch
 from redistill.beds.gauss import Exact, pair, ring
 from redistill.core.errors import UserError
 from redistill.diffusion.paths import Cosine, Edm, Flow, Trig, Vp
-from redistill.diffusion.solvers import consistency, ddim, dpm_solver_2m, heun, solver, subdivide
+from redistill.diffusion.solvers import (
+    EQUAL,
+    consistency,
+    ddim,
+    deis,
+    dpm_solver_2m,
+    heun,
+    ipndm,
+    polynomial,
+    solver,
+    subdivide,
+)
 
 PATHS = [Edm(0.02, 20.0), Flow(), Cosine(), Vp(), Trig()]
 
@@ -31,7 +42,25 @@ def test_orders_of_convergence(path):
         assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.35), run
 
 
-@pytest.mark.parametrize("run", [ddim, heun, dpm_solver_2m])
+@pytest.mark.parametrize("path", PATHS, ids=lambda p: type(p).__name__)
+def test_multistep_gains_an_order_with_every_slope(path):
+    """Halving the steps divides the error of DEIS by 2^3 and more; iPNDM's equal weights are exact on no uneven grid,
+    but better than Euler's."""
+    exact = Exact(pair(), path)
+    x = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None] * (1 + path.sigma(smooth(path, 2)[0]))
+    truth = heun(exact, x, smooth(path, 2000))
+    errors = [(deis(exact, x, smooth(path, n + 1)) - truth).norm() for n in (32, 64)]
+    assert math.log2(errors[0] / errors[1]) > 2.3
+    euler = (ddim(exact, x, smooth(path, 33)) - truth).norm()
+    assert (ipndm(exact, x, smooth(path, 33)) - truth).norm() < euler and errors[0] < euler / 3
+
+
+def test_weights_for_equal_steps_are_those_of_the_polynomial():
+    for count, weights in enumerate(EQUAL, 1):
+        assert polynomial([float(-k) for k in range(count + 1)]) == pytest.approx(weights)
+
+
+@pytest.mark.parametrize("run", [ddim, heun, dpm_solver_2m, deis])
 def test_one_gaussian_is_contracted_to_its_own_size(run):
     """The ODE of N(0, s^2) is linear: x_0 = x_1 s / sqrt(s^2 + sigma_max^2)."""
     path = Edm(0.002, 80.0)
@@ -44,7 +73,7 @@ def test_one_gaussian_is_contracted_to_its_own_size(run):
 def test_callback_sees_every_evaluation_and_may_replace_the_state():
     exact, path = Exact(ring()), Edm(0.02, 20.0)
     x = path.prior(torch.randn(4, 2, generator=torch.Generator().manual_seed(0)))
-    for run, count in ((ddim, 3), (dpm_solver_2m, 3), (heun, 5)):
+    for run, count in ((ddim, 3), (dpm_solver_2m, 3), (ipndm, 3), (deis, 3), (heun, 5)):
         seen = []
         run(exact, x, path.grid(3), callback=lambda k, x, x0, seen=seen: seen.append(k))
         assert seen == list(range(count))

@@ -17,6 +17,7 @@ from redistill.methods.generation.d_ode import DOde, fit_lambdas, least_squares,
 
 EDM = Edm(0.02, 20.0)
 VARIANTS = [("ddim", "x0"), ("ddim", "eps"), ("dpm_solver_2m", "x0"), ("dpm_solver_2m", "eps"), ("heun", "x0")]
+MULTISTEP = [("ipndm", "x0"), ("deis", "x0"), ("deis", "eps")]
 PATHS = [EDM, Flow(), Vp()]
 
 
@@ -32,7 +33,7 @@ def test_a_teacher_as_coarse_as_the_student_teaches_nothing(path, prediction):
     assert max(map(abs, fitted.lambdas)) < 1e-8
 
 
-@pytest.mark.parametrize(("solver", "prediction"), VARIANTS)
+@pytest.mark.parametrize(("solver", "prediction"), VARIANTS + MULTISTEP)
 @pytest.mark.parametrize("path", PATHS, ids=lambda p: type(p).__name__)
 def test_each_fitted_step_is_no_worse_on_its_batch(path, solver, prediction):
     """(iii) error after <= error before, strictly where a lambda is not zero."""
@@ -124,7 +125,7 @@ def test_one_direction_becomes_exact_on_a_linear_ode():
         torch.testing.assert_close(fitted.sample(Exact(single()), noise(8, 1)), truth, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize(("solver", "prediction"), VARIANTS)
+@pytest.mark.parametrize(("solver", "prediction"), VARIANTS + MULTISTEP)
 def test_zero_lambdas_are_the_base_solver(solver, prediction):
     exact = Exact(ring(), Flow())
     fitted = fit_lambdas(exact, noise(), 4, solver=solver, prediction=prediction)

@@ -98,6 +98,67 @@ def extrapolate(path: Any, times: Tensor, i: int, x0: Tensor, before: Tensor | N
     return x0 + (x0 - before) * float(now / (2 * last))
 
 
+def ipndm(
+    denoiser: Any,
+    x: Tensor,
+    times: Tensor,
+    *,
+    condition: Any = None,
+    callback: Callback | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """iPNDM (arXiv 2202.09778; PNDM's multistep without its warm-up by Runge-Kutta): Adams and Bashforth's fourth-order
+    weights for equal steps, whatever the steps are, on the path's slopes; N evaluations.
+    """
+    return _multistep(denoiser, x, times, condition, callback, dtype, lambda clocks: EQUAL[len(clocks) - 2])
+
+
+def deis(
+    denoiser: Any,
+    x: Tensor,
+    times: Tensor,
+    *,
+    condition: Any = None,
+    callback: Callback | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """DEIS (arXiv 2204.13902, tAB) of order 3: the path's slope as a polynomial in its clock, integrated exactly over
+    each step; N evaluations.
+    """
+    return _multistep(denoiser, x, times, condition, callback, dtype, lambda clocks: polynomial(clocks[-4:]))
+
+
+# Adams and Bashforth's weights for equal steps, newest first, by how many slopes there are
+EQUAL = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
+
+
+def polynomial(clocks: list[float]) -> tuple[float, ...]:
+    """Weights, newest first, of slopes at all of ``clocks`` but the last, which is where the step ends: the integral
+    of the polynomial through them, over the step from the last but one, divided by its length."""
+    *at, now, end = clocks
+    nodes = torch.tensor([now, *reversed(at)], dtype=torch.float64).sub(now) / (end - now)  # the step is [0, 1]
+    powers = torch.arange(len(nodes))
+    return tuple(torch.linalg.solve(nodes[None] ** powers[:, None], 1 / (powers + 1.0).double()).tolist())
+
+
+def _multistep(
+    denoiser: Any, x: Tensor, times: Tensor, condition: Any, callback: Callback | None, dtype: torch.dtype | None,
+    weigh: Callable[[list[float]], tuple[float, ...]],
+) -> Tensor:  # fmt: skip
+    """Steps along a mean of the last slopes. ``weigh``: clocks of the evaluations so far (four at most) and of the
+    step's end -> weights, newest first."""
+    x, path, slopes = x.to(dtype or x.dtype), denoiser.path, list[Tensor]()
+    clocks = [float(path.frame(t)[1]) for t in times.double()]
+    for i, t, s in intervals(times, x):
+        x0 = denoiser(x, t, condition)
+        slopes = [path.from_x0(x, x0, t, path.slope), *slopes[:3]]  # newest first
+        weights = weigh(clocks[max(0, i - 3) : i + 2])
+        slope = sum(w * known for w, known in zip(weights, slopes))
+        (scale_t, clock_t), (scale_s, clock_s) = path.frame(t), path.frame(s)
+        x = _told(callback, i, scale_s * (x / scale_t + (clock_s - clock_t) * slope), x0)
+    return x
+
+
 def consistency(
     denoiser: Any,
     x: Tensor,
@@ -152,7 +213,13 @@ def subdivide(times: Tensor, parts: int) -> Tensor:
     return torch.cat([inner.flatten(), times[-1:]])
 
 
-SOLVERS: dict[str, Solver] = {"ddim": ddim, "heun": heun, "dpm_solver_2m": dpm_solver_2m}
+SOLVERS: dict[str, Solver] = {
+    "ddim": ddim,
+    "heun": heun,
+    "dpm_solver_2m": dpm_solver_2m,
+    "ipndm": ipndm,
+    "deis": deis,
+}
 
 
 def solver(name: str) -> Solver:

@@ -5,14 +5,15 @@
 O: the network's outputs along the student's own corrected path (x0 = data prediction, eps = noise prediction). X*:
 states of a DDIM run with ``scale`` times more steps from the same noise. <,> pools the whole batch and all pixels.
 Differences of outputs weigh zero in sum, so lambda adds a learned second-order (Adams-like) term without changing the
-size of the update. With Heun every evaluation has its own lambda. arXiv 2309.16421, section 3.
+size of the update. With Heun every evaluation has its own lambda; iPNDM and DEIS, which already use up to four outputs,
+take the same additive term. arXiv 2309.16421, section 3.
 
 Roles: the denoiser (frozen, guided or not) is both; only ``lambdas`` is fitted, on one batch of noise, and costs
 nothing later.
 
 Differs from the paper: teacher and student marks lie at the same noise level (every coarse interval is subdivided);
 the released code builds both Karras grids from the formula, where they do not (``marks="reference"``). Where dO
-vanishes lambda is 0 instead of a quotient of rounding errors.
+vanishes lambda is 0 instead of a quotient of rounding errors. PNDM's warm-up by Runge-Kutta is left out (iPNDM).
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ from torch import Tensor
 from redistill.core.errors import UserError, unknown
 from redistill.diffusion.solvers import SOLVERS, subdivide, trajectory
 
-PREDICTIONS = {"ddim": ("x0", "eps"), "dpm_solver_2m": ("x0", "eps"), "heun": ("x0",)}
+PREDICTIONS = {
+    "ddim": ("x0", "eps"), "dpm_solver_2m": ("x0", "eps"), "heun": ("x0",), "ipndm": ("x0", "eps"),
+    "deis": ("x0", "eps"),
+}  # fmt: skip
 """Base solver -> the outputs whose differences may correct it."""
 
 MARKS = ("subdivided", "reference")
@@ -83,7 +87,8 @@ class DOde:
         from redistill.methods.generation.d_ode.schedulers import linear_scheduler
 
         self.check(denoiser)
-        if self.solver == "heun" or (self.solver, self.prediction) == ("dpm_solver_2m", "eps"):
+        linear = self.solver == "ddim" or (self.solver, self.prediction) == ("dpm_solver_2m", "x0")
+        if not linear:
             raise UserError("a scheduler keeps one output; fit ddim, or dpm_solver_2m with x0", place="DOde.scheduler")
         times, second = torch.tensor(self.times, dtype=torch.float64), self.solver == "dpm_solver_2m"
         return linear_scheduler(denoiser, times, self.lambdas, prediction=self.prediction, second_order=second)
