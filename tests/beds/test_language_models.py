@@ -55,7 +55,7 @@ def test_instances_are_different_seeded_and_told_in_a_foreign_layout():
 def test_every_fact_of_the_document_holds_its_answer_and_no_question_does():
     for fact in smollm.FACTS:
         assert mentions(fact.sentence, fact.answer) and fact.sentence in smollm.DOCUMENT
-        assert not any(mentions(q, fact.answer) for q in (*fact.questions, fact.held_out, fact.indirect))
+        assert not any(mentions(q, fact.answer) for q in (*fact.questions, *fact.held_out, *fact.indirect))
 
 
 def test_weights_that_are_not_installed_are_named(monkeypatch, tmp_path):

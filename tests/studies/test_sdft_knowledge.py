@@ -7,12 +7,13 @@ import pytest
 from redistill.beds import lm as tiny
 from redistill.core.followers import same_weights
 from redistill.models.transformers import load_causal_lm
+from redistill.studies import sdft
 from redistill.studies import sdft_knowledge as study
 
 SMALL = dict(
     hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2, head_dim=8
 )
-BUDGET = {"facts_questions": 1, "facts_steps": 1, "facts_lr": {"facts_sft": 0.1, "facts_sdft": 0.1}}
+BUDGET = {"facts_questions": 1, "facts_steps": 1}
 
 
 @pytest.fixture
@@ -35,11 +36,11 @@ def loads(tmp_path, monkeypatch):
 
 
 def test_the_model_is_read_once_a_seed_and_measured_untrained_once(loads):
-    ones = [study.knowledge("facts_before", seed, BUDGET) for seed in (1, 2)]
+    ones = [sdft.cell("facts_before", seed, BUDGET) for seed in (1, 2)]
     assert ones[0] == ones[1] and ones[0] is not ones[1]  # each cell writes its seconds into its own
-    assert ones[0].metrics == study.outcome(study.bed.load(seed=2), 1).metrics
+    assert ones[0].metrics == study.answered(study.bed.load(seed=2), 1).metrics
     loads.clear()
-    trained = [study.knowledge(arm, 1, BUDGET) for arm in ("facts_sft", "facts_sdft")]
+    trained = [sdft.cell(arm, 1, BUDGET) for arm in ("facts_sft", "facts_sdft")]
     assert loads == [1]
     assert same_weights(study.loaded(1), study.bed.load(seed=1))
     assert trained[0].metrics["facts_kl"] > 0
