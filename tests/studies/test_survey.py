@@ -57,7 +57,7 @@ def test_the_test_digits_judge_one_student_and_choose_nothing(monkeypatch):
     seen = spied(monkeypatch, "probabilities")
     first = survey.cell("smoothing", 1, BUDGET)
     asked = [call[1] for call in seen if isinstance(call[1], Images)]
-    assert len(asked) == 3 and all(len(images.label) == 100 for images in asked)  # teacher, student, labels alone
+    assert len(asked) == 2 and all(len(images.label) == 100 for images in asked)  # teacher, student
     images, test = survey.digits(1, 60, 100, side=14)
     wrong = Images(torch.zeros(test.image.shape).numpy(), (test.label + 1) % 10, 10)
     monkeypatch.setattr(survey, "digits", lambda *_, **__: (images, wrong))
