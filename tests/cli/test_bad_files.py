@@ -290,8 +290,8 @@ def test_marks_of_other_programs_do_no_harm(folder):
 
 
 def test_a_table_of_whole_numbers_has_labels(folder):
-    from redistill.cli.doors import numbers
     from redistill.data import read_table
+    from redistill.data.doors import numbers
 
     Path("t.csv").write_text("x,label\n0.5,1\n1,0\n")
     found = numbers(read_table("t.csv"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -433,13 +434,14 @@ class Attends(torch.nn.Module):
 
 
 def test_a_fresh_start_draws_every_weight_as_the_architecture_does(folder):
-    from redistill.cli.classifier_procedures import _starts
-    from redistill.cli.recipe import ModelSpec
+    from redistill.models.doors import ModelSpec, make_anew
+    from redistill.procedures.job import Job
 
     teacher = ModelSpec(kind="torch", path=f"{__name__}:Attends", weights=folder / "teacher.safetensors")
     specs = {"student": ModelSpec(kind="copy", path="teacher"), "teacher": teacher}
     given = Attends()
-    fresh, same = (_starts("student", given, specs, fresh) for fresh in (True, False))
+    job = Job(folder, make=partial(make_anew, specs))
+    fresh, same = (job.starts("student", given, fresh=fresh) for fresh in (True, False))
     for (name, one), other, again in zip(
         *(fresh(k).named_parameters() for k in (1,)), *(fresh(k).parameters() for k in (2, 1))
     ):
@@ -456,15 +458,15 @@ def test_a_fresh_start_draws_every_weight_as_the_architecture_does(folder):
 
 @pytest.mark.parametrize(("accuracies", "said"), [((0.5,) * 6, "accuracies .0.5."), ((0.1, 0.2), "2 runs")])
 def test_nothing_is_explained_where_nothing_varies(accuracies, said):
-    from redistill.cli.classifier_procedures import _effects_of
+    from redistill.procedures.soft_label_study import effects_of
 
     rows = [{"repeat": k, "tau": k % 2, "soft_weight": 0.5, "student": "s", "share": 1, "accuracy": a}
             for k, a in enumerate(accuracies)]  # fmt: skip
-    assert re.search(said, _effects_of(rows, ["tau", "soft_weight"]))
+    assert re.search(said, effects_of(rows, ["tau", "soft_weight"]))
 
 
 def test_labels_alone_are_one_run_however_many_settings_share_it():
-    from redistill.cli.classifier_procedures import _effects_of
+    from redistill.procedures.soft_label_study import effects_of
 
     rng = np.random.default_rng(0)
     rows = [{"repeat": r, "tau": t, "soft_weight": w, "student": "s", "share": 1, "accuracy": rng.random()}
@@ -473,7 +475,7 @@ def test_labels_alone_are_one_run_however_many_settings_share_it():
         row["accuracy"] = rows[9 * row["repeat"]]["accuracy"] if row["soft_weight"] == 0 else row["accuracy"]
     few = [row for row in rows if row["soft_weight"] or row["tau"] == 1]
     factors = ["tau", "soft_weight"]
-    assert _effects_of(rows, factors) == _effects_of(few, factors)
+    assert effects_of(rows, factors) == effects_of(few, factors)
 
 
 def test_a_soft_label_study_says_which_factor_counts(folder, capsys):
@@ -604,8 +606,8 @@ def test_a_random_teacher_meets_the_rows_of_the_recipe(folder):
 
 
 def test_text_that_no_network_reads_is_left_out_and_tied_weights_come_back(folder):
-    from redistill.cli.doors import _weights, numbers
-    from redistill.cli.recipe import ModelSpec
+    from redistill.data.doors import numbers
+    from redistill.models.doors import ModelSpec, with_weights
 
     rows = numbers({"image": np.ones((2, 3)), "name": np.array(["a", "b"]), "score": np.array([1.0, np.nan])})
     assert rows["image"].dtype == np.float32 and set(rows) == {"image", "score"}
@@ -617,7 +619,7 @@ def test_text_that_no_network_reads_is_left_out_and_tied_weights_come_back(folde
 
     net, again = tied(), tied()
     safetensors.torch.save_model(net, "tied.safetensors")
-    _weights(again, ModelSpec(kind="torch", path="m:f", weights="tied.safetensors"), "models.teacher")
+    with_weights(again, ModelSpec(kind="torch", path="m:f", weights="tied.safetensors"), "models.teacher")
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), again.parameters()))
 
 
@@ -630,7 +632,7 @@ def test_a_start_with_resume_takes_a_folder_that_only_a_job_or_a_tracker_wrote_t
 
 
 def test_what_takes_no_images_or_is_no_network_is_not_asked(folder):
-    from redistill.cli.doors import check_inputs
+    from redistill.models.checks import check_inputs
 
     class Server(torch.nn.Module):
         def forward(self, image):
@@ -657,7 +659,7 @@ def test_starter_recipes_are_valid(slug, folder):
 
     assert command(["init", slug]) == 0
     written, target = read(folder / f"{slug}.yaml"), runnable(slug)
-    check_roles(target, written.models)
+    check_roles(target, slug, written.models)
     assert set(written.options) <= set(options(target))
     assert not written.plan or Plan(**written.plan)
     with pytest.raises(UserError, match="exists"):

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from redistill.cli.classifier_procedures import survey
-from redistill.cli.recipe import ModelSpec
 from redistill.core import Plan, UserError
 from redistill.methods.analysis.survey import baselines
 from redistill.models.nets import mlp
+from redistill.procedures import survey
+from redistill.procedures.job import Job
 
 
 class Right(torch.nn.Module):
@@ -30,11 +30,10 @@ class Right(torch.nn.Module):
 def run(folder, share: float) -> str:
     label = torch.arange(200) % 2
     image = torch.stack([torch.rand(200, generator=torch.Generator().manual_seed(0)), label, label, label], 1)
-    return survey(
-        mlp(4, 2, (4, 4)), Right(share), rows={"image": image, "label": label}, folder=folder, classes=2,
-        plan=Plan(steps=2, batch_size=30, device="cpu"), input_shape=[4], stages=["1", "3"], embedding="3",
-        teacher_stages=["inner.1", "inner.3"], teacher_embedding="inner.3", baselines=["kd"],
-        models={"student": ModelSpec(kind="torch")}, fresh=False,
+    job = Job(folder, rows={"image": image, "label": label}, plan=Plan(steps=2, batch_size=30, device="cpu"))
+    return survey.run(
+        job, mlp(4, 2, (4, 4)), Right(share), classes=2, input_shape=[4], stages=["1", "3"], embedding="3",
+        teacher_stages=["inner.1", "inner.3"], teacher_embedding="inner.3", baselines=["kd"], fresh=False,
     )  # fmt: skip
 
 

@@ -12,8 +12,10 @@ from torch.nn.functional import cross_entropy
 from redistill.core import Loss, Method, Plan, Progress, UserError, describe, fit
 from redistill.core.followers import same_weights
 from redistill.core.method import Again, bare_progress
-from redistill.methods.supervised.sd_darts import MajorityVote, SdDarts, SoftVote, search
+from redistill.methods.supervised.sd_darts import MajorityVote, SdDarts, SoftVote
 from redistill.models.cells import CellNet
+from redistill.procedures import sd_darts
+from redistill.procedures.job import Job
 from redistill.supervised.darts import Architecture, Darts, Halves, discretise, halves, one_hot_mixture
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -32,6 +34,10 @@ def net(norm="statistics"):
 
 def made(cls=SdDarts, norm="statistics", **options):
     return cls(net(norm), **{"warmup": 0.0, **options})
+
+
+def search(student, *, rows, plan, folder, resume=False, **options):
+    return sd_darts.run(Job(folder, rows=rows, plan=plan, resume=resume), student, **options)
 
 
 def plan(epochs=4, **changes):
@@ -236,7 +242,7 @@ def test_search_hands_every_option_to_its_method(tmp_path, monkeypatch):
         made.append(options)
         return SdDarts(student, **options)
 
-    monkeypatch.setattr("redistill.methods.supervised.sd_darts.SdDarts", spy)
+    monkeypatch.setattr("redistill.procedures.sd_darts.SdDarts", spy)
     search(net(), rows=ROWS, plan=plan(epochs=1), folder=tmp_path, retrain_epochs=0, **given)
     assert made == [given]
 

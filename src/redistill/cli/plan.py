@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from redistill.cli.plan_files import number, read_laws, read_runs
 from redistill.core.errors import UserError
+from redistill.theory.scaling_files import number, read_laws, read_runs
 
 if TYPE_CHECKING:
     from redistill.methods.analysis.scaling_laws import Split

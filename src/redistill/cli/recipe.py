@@ -5,41 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from redistill import files
 from redistill.core.errors import UserError, unknown
-
-
-class ModelSpec(BaseModel):
-    """Where a network comes from."""
-
-    model_config = ConfigDict(extra="forbid")
-    kind: Literal["causal_lm", "classifier", "diffusers", "timm", "torch", "copy"] = Field(
-        description="causal_lm, classifier: transformers folders; torch: a factory; copy: of another role"
-    )
-    path: str = Field("", description="folder, file, name (timm), module:factory (torch) or role (copy)")
-    options: dict[str, Any] = {}
-    weights: Path | None = Field(None, description="safetensors with the weights of a torch or timm network")
-
-
-class DataSpec(BaseModel):
-    """Where rows come from."""
-
-    model_config = ConfigDict(extra="forbid")
-    kind: Literal["images", "table", "jsonl", "disk", "none"]
-    path: str = ""
-    columns: dict[str, str] = Field({}, description="the method's name of a column: its name in the data")
-    rows: Path | None = Field(None, description="an index file (npz): only these rows of the data are used")
-    options: dict[str, Any] = {}
-    augment: str | dict[str, Any] | None = Field(
-        None, description="how training images are changed: a word, as crop_flip_jitter, or a table with its options"
-    )
-    teacher_logits: Path | None = Field(
-        None, description="npy file: the teacher's answers, asked once if it is not there; for rows that never change"
-    )
+from redistill.data.doors import DataSpec
+from redistill.models.doors import ModelSpec
 
 
 class Recipe(BaseModel):

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import inspect
+import sys
+from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from redistill import files
 from redistill.core.errors import UserError, need, unknown
+
+if TYPE_CHECKING:
+    from redistill.cli.recipe import DataSpec, Recipe
+    from redistill.core import Batch, Progress
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="overrides, as plan.lr=0.001")]
 
@@ -26,9 +33,9 @@ def run(
     wanted = read(recipe, overrides or [])
     target = runnable(wanted.method)
     if not isinstance(target, type):
-        _check_rows(wanted, target)
+        _check_procedure(wanted, target, resume)
     stored = {"teacher": None} if wanted.data.teacher_logits else {}
-    roles = check_roles(target, {**stored, **wanted.models})
+    roles = check_roles(target, wanted.method, {**stored, **wanted.models})
     _check_out(wanted.out, resume, ["checkpoints", "log.jsonl"] if isinstance(target, type) else [])
     start = _train if isinstance(target, type) else _call
     how = start(wanted, target, roles, resume)
@@ -38,24 +45,25 @@ def run(
     leave()
 
 
-def _train(wanted: Any, cls: Any, roles: list[str], resume: bool) -> str:
+def _train(wanted: Recipe, cls: Any, roles: list[str], resume: bool) -> str:
     """A method: fit, and export the student."""
     import torch
 
-    from redistill.cli import doors
     from redistill.core import fit
     from redistill.core.build import build
+    from redistill.models import doors
 
     plan = _plan(wanted.plan)
     torch.manual_seed(plan.seed)  # networks that start from chance
-    augment = doors.load_augmentation(wanted.data)
+    augment = _augmentation(wanted.data)
     models, sources = _networks(wanted, cls)
     rows = _rows(wanted, models)
     options = {**_from_data(cls, rows), **wanted.options}
     if wanted.data.teacher_logits:
-        rows = doors.load_answers(wanted.data.teacher_logits, rows, models.pop("teacher", None))
+        rows = _with_answers(wanted.data.teacher_logits, rows, models.pop("teacher", None))
     method = build(cls, options, *[models.get(role) for role in roles], place="options")
     doors.check_export(sources["student"], options.get("steps", 1))
+
     done = fit(method, rows, plan, folder=wanted.out, resume=resume, augment=augment, show=True)
     if not done.main:  # another process writes
         return ""
@@ -63,50 +71,72 @@ def _train(wanted: Any, cls: Any, roles: list[str], resume: bool) -> str:
     return f"student after {done.history[-1]['step']} steps: {how}"
 
 
-def _call(wanted: Any, function: Any, roles: list[str], resume: bool) -> str:
-    """A procedure: it gets what it asks for by name, writes into the folder, and says what it wrote."""
+def _call(wanted: Recipe, procedure: Any, roles: list[str], resume: bool) -> str:
+    """A procedure: it gets a job, writes into its folder, and says what it wrote."""
     import torch
 
     from redistill.core.build import build
+    from redistill.models.doors import make_anew
+    from redistill.procedures.job import Job
 
-    asked = inspect.signature(function).parameters
-    if wanted.plan and "plan" not in asked:
-        raise UserError(f"{wanted.method} does not train; leave the plan out", place="plan")
-    if resume and "resume" not in asked:
-        raise UserError(f"{wanted.method} cannot go on where it was; start anew in another out", place="--resume")
-    plan = _plan(wanted.plan) if "plan" in asked else None
+    plan = _plan(wanted.plan) if "plan" in needs(procedure) else None
     torch.manual_seed(plan.seed if plan else 0)  # networks that start from chance
-    models, sources = _networks(wanted, function)
-    given = {"rows": lambda: _rows(wanted, models), "folder": lambda: wanted.out,
-             "sources": lambda: sources, "models": lambda: wanted.models, "plan": lambda: plan,
-             "resume": lambda: resume}  # fmt: skip
-    filled = {name: make() for name, make in given.items() if name in asked}
-    return str(build(function, wanted.options, *[models.get(role) for role in roles], **filled))
+    models, sources = _networks(wanted, procedure)
+    rows = _rows(wanted, models)
+    job = Job(wanted.out, rows=rows, plan=plan, resume=resume, sources=sources, make=partial(make_anew, wanted.models))
+    return str(build(procedure, wanted.options, job, *[models.get(role) for role in roles], name=wanted.method))
 
 
-def _networks(wanted: Any, target: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def _networks(wanted: Recipe, target: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """The recipe's networks, of the kinds that the method or procedure takes, and where they came from."""
-    from redistill.catalog import entry
-    from redistill.cli import doors
+    from redistill.models.checks import check_types
+    from redistill.models.doors import load_models
 
-    models, sources = doors.load_models(wanted.models)
-    doors.check_types(target, entry(wanted.method).extra, models)
+    models, sources = load_models(wanted.models)
+    check_types(target, _name(target, wanted.method), models)
     return models, sources
 
 
-def _rows(wanted: Any, models: dict[str, Any]) -> Any:
+def _rows(wanted: Recipe, models: dict[str, Any]) -> Any:
     """The recipe's rows; where networks read them, as numbers that these networks take."""
     from redistill.catalog import entry
-    from redistill.cli import doors
+    from redistill.data.doors import numbers
+    from redistill.language.doors import load_rows, reads_text
+    from redistill.models.checks import check_inputs
 
-    rows = doors.load_rows(wanted.data, models)
-    if not models or doors.reads_text(models.get("student")):
+    rows = load_rows(wanted.data, models.get("student"))
+    if not models or reads_text(models.get("student")):
         return rows
     if wanted.data.kind == "table":
-        rows = doors.numbers(rows)
+        rows = numbers(rows)
     if entry(wanted.method).group in ("supervised", "analysis"):
-        doors.check_inputs(models, rows)
+        check_inputs(models, rows)
     return rows
+
+
+def _with_answers(file: Path, rows: Any, teacher: Any) -> Any:
+    """The rows with the stored answers of ``teacher``, who is asked once where there are none; None: they must be
+    there."""
+    from redistill.data.signals import WithSignals, read_signals, with_teacher
+    from redistill.supervised.classifier import logits
+
+    if teacher is not None:
+        return with_teacher(teacher, rows, file, ask=logits)
+    count = len(next(iter(rows.values()))) if isinstance(rows, dict) else len(rows)
+    return WithSignals(rows, read_signals(file, count))
+
+
+def _augmentation(spec: DataSpec) -> Callable[[Batch, Progress], Batch] | None:
+    """How a recipe changes its training images, as ``fit`` takes it."""
+    if spec.augment is None:
+        return None
+    if spec.kind == "jsonl" or spec.teacher_logits:
+        what = "stored answers are about rows that never change" if spec.teacher_logits else "texts are not images"
+        raise UserError(f"{what}; leave augment out", place="data.augment")
+    from redistill.core.build import plug
+    from redistill.vision.augmentations import Augmentation
+
+    return plug(Augmentation, spec.augment, place="data.augment").rows
 
 
 def _plan(given: dict[str, Any]) -> Any:
@@ -143,15 +173,24 @@ def _check_out(out: Path, resume: bool, marks: list[str]) -> None:
         raise UserError(f"{out} holds no run to go on with; leave --resume out, or name the run's folder", place="out")
 
 
-def _check_rows(wanted: Any, function: Any) -> None:
-    """What a procedure cannot do with its rows."""
+def _check_procedure(wanted: Recipe, procedure: Any, resume: bool) -> None:
+    """What a procedure cannot do with its rows, with a plan, or a second time."""
+    slug, asked = wanted.method, needs(procedure)
     if wanted.data.augment:
-        raise UserError(f"{wanted.method} reads its rows as they are; leave augment out", place="data.augment")
+        raise UserError(f"{slug} reads its rows as they are; leave augment out", place="data.augment")
     if wanted.data.teacher_logits:
-        raise UserError(f"{wanted.method} asks its teacher itself; leave it out", place="data.teacher_logits")
-    rows = inspect.signature(function).parameters.get("rows")
-    if wanted.data.kind == "none" and rows is not None and rows.default is rows.empty:
-        raise UserError(f"{wanted.method} needs rows; give images, table, disk or jsonl", place="data.kind")
+        raise UserError(f"{slug} asks its teacher itself; leave it out", place="data.teacher_logits")
+    if wanted.data.kind == "none" and "rows" in asked:
+        raise UserError(f"{slug} needs rows; give images, table, disk or jsonl", place="data.kind")
+    if wanted.plan and "plan" not in asked:
+        raise UserError(f"{slug} does not train; leave the plan out", place="plan")
+    if resume and "resume" not in asked:
+        raise UserError(f"{slug} cannot go on where it was; start anew in another out", place="--resume")
+
+
+def needs(procedure: Any) -> tuple[str, ...]:
+    """Which of ``rows``, ``plan`` and ``resume`` a procedure works with."""
+    return sys.modules[procedure.__module__].NEEDS
 
 
 def runnable(slug: str) -> Any:
@@ -165,16 +204,22 @@ def runnable(slug: str) -> Any:
     return load(found.run or found.class_)
 
 
-def check_roles(target: Any, given: dict[str, Any]) -> list[str]:
-    """The positional parameters of a method or procedure are its roles; every one without a default must be given."""
-    parameters = inspect.signature(target).parameters.values()
-    roles = {p.name: p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD}
+def _name(target: Any, slug: str) -> str:
+    """What errors call a method or a procedure."""
+    return target.__name__ if isinstance(target, type) else slug
+
+
+def check_roles(target: Any, slug: str, given: dict[str, Any]) -> list[str]:
+    """The positional parameters of a method or (after its job) of a procedure are its roles; every one without a
+    default must be given."""
+    positional = [p for p in inspect.signature(target).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    roles = {p.name: p for p in positional if p.name != "job"}
     for name in given:
         if name not in roles:
             raise unknown("role", name, roles, place=f"models.{name}")
     for name, parameter in roles.items():
         if parameter.default is parameter.empty and name not in given:
-            raise UserError(f"{target.__name__} needs a {name}", place="models")
+            raise UserError(f"{_name(target, slug)} needs a {name}", place="models")
     return list(roles)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, get_args, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, ValidationError
@@ -13,26 +13,32 @@ from redistill.core.slot import Slot, options
 
 
 def build(
-    cls: Callable[..., Any], given: Mapping[str, Any] | None = None, *roles: Any, place: str = "options", **filled: Any
+    cls: Callable[..., Any], given: Mapping[str, Any] | None = None, *roles: Any, place: str = "options", name: str = ""
 ) -> Any:
-    """An instance of ``cls`` (or what a function returns) from positional ``roles``, the plain values ``given`` for its
-    options, and options that the caller has ``filled`` with objects.
+    """An instance of ``cls`` (or what a function returns) from positional ``roles`` and the plain values ``given`` for
+    its options. ``name``: what errors call it, if not by its own name.
 
     Raises :class:`UserError` with the place, the value and the nearest valid word for an unknown or mistyped option.
     """
-    given, known = dict(given or {}), {name: p for name, p in options(cls).items() if name not in filled}
-    for name in given:
-        if name not in known:
-            raise unknown("option", name, known, place=f"{place}.{name}")
-    hints = get_type_hints(getattr(cls, "__init__") if isinstance(cls, type) else cls, include_extras=True)  # noqa: B009
+    given, known = dict(given or {}), options(cls)
+    for option in given:
+        if option not in known:
+            raise unknown("option", option, known, place=f"{place}.{option}")
+    hints = hints_of(cls)
     values = {n: convert(v, hints.get(n, Any), place=f"{place}.{n}") for n, v in given.items()}
     required = [n for n, p in known.items() if p.default is inspect.Parameter.empty and n not in values]
     if required:
-        raise UserError(f"{cls.__name__} needs a value for {required[0]!r}", place=place)
+        raise UserError(f"{name or cls.__name__} needs a value for {required[0]!r}", place=place)
     try:
-        return cls(*roles, **values, **filled)
+        return cls(*roles, **values)
     except UserError as mistake:
         raise UserError(str(mistake), place=place) from mistake
+
+
+def hints_of(target: Callable[..., Any]) -> dict[str, Any]:
+    """The annotations of a function, or of the constructor of a class."""
+    made = getattr(target, "__init__") if isinstance(target, type) else target  # noqa: B009, mypy's view
+    return get_type_hints(made, include_extras=True)
 
 
 def convert(value: Any, hint: Any, *, place: str) -> Any:
@@ -62,6 +68,30 @@ def plug(slot: type[Slot], value: str | Mapping[str, Any], *, place: str) -> Slo
     if not isinstance(word, str) or word not in choices:
         raise unknown(slot.__name__.lower(), str(word), choices, place=place)
     return build(choices[word], table, place=place)
+
+
+def checked_options(
+    reader: Callable[..., Any], given: Mapping[str, Any], place: str, elsewhere: Sequence[str] = ()
+) -> dict[str, Any]:
+    """``given`` as the options of a reader: all parameters but the first, of the types that they are declared with.
+    ``elsewhere``: options that were taken out already."""
+    known = list(inspect.signature(reader).parameters)[1:]
+    for name in given:
+        if name not in known:
+            raise unknown("option", name, [*known, *elsewhere], place=f"{place}.{name}")
+    hints = hints_of(reader)
+    return {name: convert(value, hints[name], place=f"{place}.{name}") for name, value in given.items()}
+
+
+def one_of(words: Callable[[], Iterable[str]]) -> Callable[[str], str]:
+    """A check for pydantic that a value is one of ``words()``."""
+
+    def check(value: str) -> str:
+        if value not in set(words()):
+            raise ValueError(f"{value!r} is not valid; {nearest(value, words())}")
+        return value
+
+    return check
 
 
 def validated(model: type[BaseModel], given: Any, *, place: str) -> Any:

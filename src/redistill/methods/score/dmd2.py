@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from redistill.core import Batch, Loss, Method, Progress, UserError
-from redistill.diffusion.denoiser import guided
+from redistill.diffusion.denoiser import Denoiser, guided
 from redistill.diffusion.score import (
     Matching,
     Normaliser,
@@ -51,9 +51,9 @@ class Dmd2(Method):
 
     def __init__(
         self,
-        student: nn.Module,
-        teacher: nn.Module,
-        critic: nn.Module | None = None,
+        student: Denoiser,
+        teacher: Denoiser,
+        critic: Denoiser | None = None,
         discriminator: nn.Module | None = None,
         *,
         steps: int = 1,

@@ -7,7 +7,7 @@
 
 (arXiv 2302.05629.) Roles: student (the supernet's weights w) and architecture (alpha), trained in turns on two halves
 of the data; the snapshots (frozen, each with its own alpha); nobody teaches in the first epoch. After the search every
-edge keeps one operation, and the network that is left is trained anew: :func:`search` does all of it.
+edge keeps one operation, and the network that is left is trained anew (``redistill.procedures.sd_darts``).
 
 Differs from the paper: weights, temperature, vote and the number of snapshots are not in the text that was at hand;
 they are options here. The two halves are drawn as fixed pairs of rows.
@@ -15,18 +15,14 @@ they are options here. The two halves are drawn as fixed pairs of rows.
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from redistill.core import Plan, Progress, Slot, Snapshot, UserError, fit
+from redistill.core import Progress, Slot, Snapshot, UserError
 from redistill.core.method import Batch
-from redistill.supervised.classifier import Classification
-from redistill.supervised.darts import Darts, halves
+from redistill.supervised.darts import Darts
 from redistill.supervised.matches import Kd
 from redistill.supervised.temperature import log_of
 
@@ -104,42 +100,3 @@ class SdDarts(Darts):
             tau = self.temperature
             terms["past"] = self.soft_weight * kd(z, tau * log_of(batch[past]), None, tau).mean()
         return terms
-
-
-def search(
-    student: nn.Module, *, rows: Any, plan: Plan, folder: Path, retrain_epochs: int = 200, snapshots: int = 3,
-    every: int = 1, soft_weight: float = 1.0, temperature: float = 1.0, vote: Vote | None = None,
-    distil_alpha: bool = False, warmup: float = 0.1, unroll: float = 0.0, keep: int | None = None,
-    resume: bool = False,
-) -> str:  # fmt: skip
-    """Search in the supernet ``student`` on the two halves of ``rows``, cut one network out, and train that anew on
-    all of them with the optimiser of the turn ``weights``.
-
-    Writes ``architecture.json`` and, for ``retrain_epochs`` above 0, the trained network's ``model.safetensors``; the
-    supernet then needs ``fresh(genotype)``, a network with new weights. ``resume``: go on from the last checkpoint of
-    either training in ``folder``, to the same bits.
-    """
-    from safetensors.torch import save_model
-
-    if retrain_epochs < 0:
-        raise UserError(f"retrain_epochs={retrain_epochs}; give 1 or more, or 0 to search only", place="retrain_epochs")
-    if retrain_epochs and not hasattr(student, "fresh"):
-        raise UserError("it has no 'fresh' to be trained anew with; add it, or write retrain_epochs: 0",
-                        place="models.student")  # fmt: skip
-    method = SdDarts(
-        student, snapshots=snapshots, every=every, soft_weight=soft_weight, temperature=temperature, vote=vote,
-        distil_alpha=distil_alpha, warmup=warmup, unroll=unroll, keep=keep,
-    )  # fmt: skip
-    fit(method, halves(rows, plan.seed), plan, folder=folder / "search", resume=resume, show=True)
-    found = {"genotype": method.genotype(), "edges": student.edges, "mixture": method.architecture().tolist()}
-    (folder / "architecture.json").write_text(json.dumps(found, indent=1))
-    said = f"{folder / 'architecture.json'}: {' '.join(found['genotype'])}"
-    if not retrain_epochs:
-        return said
-    anew = {**plan.model_dump(), **plan.optim("weights").model_dump(), "turns": {}, "steps": None}
-    torch.manual_seed(plan.seed)  # new weights do not depend on where the search was interrupted
-    net = student.fresh(found["genotype"])  # type: ignore[operator]
-    trained = fit(Classification(net), rows, Plan(**{**anew, "epochs": retrain_epochs}), folder=folder / "retrain",
-                  resume=resume, show=True).student  # fmt: skip
-    save_model(trained, str(folder / "model.safetensors"))
-    return f"{said}; trained anew: fresh(genotype).load_state_dict of {folder / 'model.safetensors'}"

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from redistill.cli.plan_files import COLUMNS
 from redistill.core.errors import UserError, unknown
+from redistill.core.source import NoData, table
+from redistill.methods.analysis.scaling_laws import runs as scaling_runs
+from redistill.models.transformers import CausalLm, check_vocabularies
+from redistill.procedures.job import Job
+from redistill.theory.scaling_files import COLUMNS
+
+NEEDS = ("rows", "plan")
 
 
-def scaling_laws(
+def run(
+    job: Job,
     student: Any,
     teacher: Any = None,
     *,
-    rows: Any,
-    plan: Any,
-    folder: Path,
     tokens: list[int],
     validation: float = 0.1,
     share: float = 1.0,
@@ -29,38 +33,32 @@ def scaling_laws(
     """Train models of the student's configuration from scratch on ``tokens`` tokens each, from the text and, where one
     is given, from the teacher. The rows' column ``ids`` [B, T] holds token ids; a share ``validation`` of them measures
     every loss. Writes the runs as CSV."""
-    from redistill.methods.analysis.scaling_laws import runs as scaling_runs
-
-    text, held = _split(_ids(rows), validation, seed)
+    text, held = _split(_ids(job.rows), validation, seed)
     _check(student, teacher, text, held)
-    _check_tokens(tokens, plan.batch_size * text.shape[1], text.numel())
+    _check_tokens(tokens, job.plan.batch_size * text.shape[1], text.numel())
 
     def measured(who: Any, **options: float) -> dict[str, list[float]]:
         return scaling_runs.grid(
-            lambda _: scaling_runs.untrained(student, seed), [""], tokens, text, held, lambda _: plan, who, **options
-        )
+            lambda _: scaling_runs.untrained(student, seed), [""], tokens, text, held, lambda _: job.plan, who,
+            **options,
+        )  # fmt: skip
 
     tables = [measured(None, z_loss=z_loss)]
     if teacher is not None:
         tables.append(measured(teacher, share=share, temperature=temperature, z_loss=z_loss))
+
     runs = [row for table in tables for row in zip(*(table[name] for name in COLUMNS))]
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "runs.csv"
     lines = [",".join("" if math.isnan(v) else f"{v:.10g}" for v in row) for row in runs]
-    file.write_text("\n".join([",".join(COLUMNS), *lines]) + "\n")
-    told = ", ".join(f"{loss:.3f}" for _, _, loss, _ in runs)
+    file = job.text("runs.csv", "\n".join([",".join(COLUMNS), *lines]) + "\n")
+    losses = ", ".join(f"{loss:.3f}" for _, _, loss, _ in runs)
     return (
-        f"{file}: losses {told}; with more sizes and three teachers or more: "
+        f"{file}: losses {losses}; with more sizes and three teachers or more: "
         f"redistill plan --budget 1e21 --student 300M --runs {file}"
     )
 
 
 def _ids(rows: Any) -> Any:
     """All rows as one tensor of token ids."""
-    import torch
-
-    from redistill.core.source import NoData, table
-
     data = table(rows)
     columns = {} if isinstance(data, NoData) else data.__getitems__(list(range(len(data))))
     if "ids" not in columns:
@@ -89,15 +87,12 @@ def _check_tokens(tokens: list[int], least: int, most: int) -> None:
 
 def _check(student: Any, teacher: Any, text: Any, held: Any) -> None:
     """Refuse what cannot work before the first run: networks, ids, a teacher who knows nothing."""
-    from redistill.methods.analysis.scaling_laws.runs import cross_entropy
-    from redistill.models.transformers import CausalLm, check_vocabularies
-
     for role, net in (("student", student), ("teacher", teacher)):
         if net is not None and not isinstance(net, CausalLm):
             raise UserError("must be of kind causal_lm", place=f"models.{role}")
     words = len(student.head.weight) if teacher is None else check_vocabularies(student, teacher)
     if int(max(text.max(), held.max())) >= words or int(min(text.min(), held.min())) < 0:
         raise UserError(f"ids must be 0 to {words - 1}, the words that the models know", place="data")
-    if teacher is not None and (loss := cross_entropy(teacher, held)) >= math.log(words):
+    if teacher is not None and (loss := scaling_runs.cross_entropy(teacher, held)) >= math.log(words):
         said = f"the teacher's loss is {loss:.3f} nats a token, no better than guessing among {words} words"
         raise UserError(f"{said}; train it on this text first", place="models.teacher")

@@ -7,21 +7,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from redistill.cli.doors import factory
 from redistill.core.errors import UserError
 from redistill.methods.language.in_context import Episode, InContext
 from redistill.methods.language.in_context.agents import World
 from redistill.methods.language.in_context.cascade import Gate
 from redistill.methods.language.in_context.cost import Price
 from redistill.methods.language.in_context.retrieval import StepIndex
+from redistill.models.doors import factory
+from redistill.procedures.job import Job
+
+NEEDS = ()
 
 
-def in_context(
+def run(
+    job: Job,
     student: Any,
     teacher: Any,
     encode: Any,
     *,
-    folder: Path,
     worlds: str,
     demonstrations: str,
     student_price: tuple[float, float] = (1.0, 1.0),
@@ -50,22 +53,24 @@ def in_context(
     )  # fmt: skip
     prices = {"student": Price(*student_price), "teacher": Price(*teacher_price)}
     games = _worlds(worlds, "options.worlds")
+
     if Path(demonstrations).is_dir():
         method.index, taught = StepIndex.load(demonstrations, encode, window=window), []
     else:
         taught = method.collect(_worlds(demonstrations, "options.demonstrations"))
     if not len(method.index):
         raise UserError("the teacher reached no goal; nothing to learn from", place="options.demonstrations")
-    folder.mkdir(parents=True, exist_ok=True)
-    method.index.save(folder / "index")  # what was paid for outlives a failure of what follows
+    method.index.save(job.file("index"))  # what was paid for outlives a failure of what follows
+
     played = [method.run(world, i) for i, world in enumerate(games)]
     found = {"student": _summary(played, prices)}
     if compare:
         found["teacher"] = _summary([method.teach(world, i) for i, world in enumerate(games)], prices)
     if taught:
         found["demonstrations"] = _summary(taught, prices)
-    _write(folder, method.index, played, found)
-    return f"{folder / 'episodes.jsonl'}: {_told(found)}"
+    method.index.save(job.file("index"))  # it may have grown
+    job.numbers("summary.json", found)
+    return f"{job.text('episodes.jsonl', _lines(played))}: {_told(found)}"
 
 
 def _told(found: dict[str, dict[str, float]]) -> str:
@@ -99,13 +104,12 @@ def _summary(episodes: Sequence[Episode], prices: dict[str, Price]) -> dict[str,
     }
 
 
-def _write(folder: Path, index: StepIndex, episodes: Sequence[Episode], found: dict[str, Any]) -> None:
-    index.save(folder / "index")  # it may have grown
+def _lines(episodes: Sequence[Episode]) -> str:
+    """Episodes as JSON lines."""
     lines = []
     for episode in episodes:
-        told = episode.trajectory
-        steps = [step._asdict() for step in told.steps]
-        lines.append({"goal": told.goal, "success": told.success, "teacher_steps": episode.teacher_steps,
-                      "steps": steps})  # fmt: skip
-    (folder / "episodes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (folder / "summary.json").write_text(json.dumps(found, indent=1) + "\n")
+        played = episode.trajectory
+        steps = [step._asdict() for step in played.steps]
+        line = {"goal": played.goal, "success": played.success, "teacher_steps": episode.teacher_steps, "steps": steps}
+        lines.append(json.dumps(line) + "\n")
+    return "".join(lines)

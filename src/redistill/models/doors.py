@@ -1,0 +1,167 @@
+"""From the words of a recipe to networks, and from a student back to what plain libraries load."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from redistill import catalog, files
+from redistill.core.build import checked_options, one_of
+from redistill.core.errors import UserError, need, unknown
+
+# A kind of another library: its loader, (path, **options) -> a network, or that and what it is written back with.
+LIBRARIES: dict[str, str] = {
+    "causal_lm": "redistill.models.transformers:load_causal_lm",
+    "classifier": "redistill.models.transformers:load_classifier",
+    "diffusers": "redistill.diffusion.doors:load_denoiser",
+}
+
+
+def kinds() -> list[str]:
+    """The words that a recipe has for where a network comes from."""
+    return [*LIBRARIES, *MAKERS, "copy"]
+
+
+class ModelSpec(BaseModel):
+    """Where a network comes from."""
+
+    model_config = ConfigDict(extra="forbid")
+    kind: Annotated[str, AfterValidator(one_of(kinds))] = Field(
+        description="causal_lm, classifier: transformers folders; torch: a factory; copy: of another role"
+    )
+    path: str = Field("", description="folder, file, name (timm), module:factory (torch) or role (copy)")
+    options: dict[str, Any] = {}
+    weights: Path | None = Field(None, description="safetensors with the weights of a torch or timm network")
+
+
+def load_models(specs: dict[str, ModelSpec]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Role -> network, and role -> what is needed to write a student of its kind back."""
+    models: dict[str, Any] = {}
+    sources: dict[str, Any] = {}
+    for role, spec in sorted(specs.items(), key=lambda item: item[1].kind == "copy"):
+        place = f"models.{role}"
+        if spec.kind == "copy":
+            if spec.path not in models:
+                raise unknown("role to copy", spec.path, models, place=f"{place}.path")
+            models[role], sources[role] = copy.deepcopy(models[spec.path]), sources[spec.path]
+        elif spec.kind in MAKERS:
+            models[role], sources[role] = with_weights(MAKERS[spec.kind](spec, place), spec, place), None
+        else:
+            models[role], sources[role] = _from_library(spec, place)
+    return models, sources
+
+
+def make_anew(specs: dict[str, ModelSpec], role: str) -> Any:
+    """A network as the recipe's loader makes that of ``role``, without stored weights."""
+    while specs[role].kind == "copy":
+        role = specs[role].path
+    return load_models({role: specs[role].model_copy(update={"weights": None})})[0][role]
+
+
+def _from_library(spec: ModelSpec, place: str) -> tuple[Any, Any]:
+    loader = catalog.load(LIBRARIES[spec.kind])
+    options = checked_options(loader, spec.options, f"{place}.options")
+    try:
+        loaded = loader(spec.path, **options)
+    except UserError as mistake:
+        raise UserError(str(mistake), place=place) from mistake
+    return loaded if isinstance(loaded, tuple) else (loaded, None)
+
+
+def _timm(spec: ModelSpec, place: str) -> Any:
+    try:
+        import timm
+    except ImportError as error:
+        raise need("timm", "timm") from error
+    try:
+        return timm.create_model(spec.path, **spec.options)
+    except (TypeError, ValueError, RuntimeError, OSError) as error:  # OSError: weights that are not here
+        raise UserError(f"timm cannot make {spec.path!r} ({files.first_line(error)})", place=place) from error
+
+
+def _torch(spec: ModelSpec, place: str) -> Any:
+    make = factory(spec.path, f"{place}.path")
+    try:
+        net = make(**spec.options)
+    except UserError as mistake:
+        raise UserError(str(mistake), place=f"{place}.options") from mistake
+    except (TypeError, ValueError, RuntimeError) as error:  # a size below 0, a layer that does not exist
+        why = f"{files.first_line(error)}{raised_at(error)}"
+        raise UserError(f"{spec.path} does not take these options ({why})", place=f"{place}.options") from error
+    if net is None:
+        raise UserError(f"{spec.path} gives nothing; it must return the network", place=f"{place}.path")
+    return net
+
+
+MAKERS: dict[str, Callable[[ModelSpec, str], Any]] = {"timm": _timm, "torch": _torch}  # these take stored weights
+
+
+def factory(path: str, place: str) -> Any:
+    """The function behind ``module:function``. Raises :class:`UserError` at ``place``."""
+    module, _, name = path.partition(":")
+    if not name.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
+        raise UserError(f"{path!r} is no factory; write module:function", place=place)
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, SyntaxError) as error:
+        raise UserError(f"cannot import {path!r} ({files.first_line(error)})", place=place) from error
+
+
+def raised_at(error: BaseException) -> str:
+    """Where an error rose below the call that was tried: file and line, to mend a network of one's own by."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"; {Path(frames[-1].filename).name}:{frames[-1].lineno}" if len(frames) > 1 else ""
+
+
+def with_weights(net: Any, spec: ModelSpec, place: str) -> Any:
+    """``net`` with the stored weights that ``spec`` names, if it names any: all of them and no others."""
+    if spec.weights is None:
+        return net
+    from safetensors import SafetensorError
+    from safetensors.torch import load_model
+
+    there = f"{place}.weights"
+    try:  # knows that tied weights are stored once
+        missing, unexpected = load_model(net, files.existing(spec.weights, there), strict=False)
+    except (OSError, SafetensorError) as error:
+        why = f"{spec.weights} is no whole safetensors file ({files.first_line(error)}); save it again"
+        raise UserError(why, place=there) from error
+    except RuntimeError as error:  # its second line names the first keys or shapes that differ
+        why = " ".join(str(error).split("\n\t")[1:2])[:200] or files.first_line(error)
+        raise UserError(f"{spec.weights} does not fit the network ({why.strip()})", place=there) from error
+    for what, names in (("lacks", missing), ("has the unknown", unexpected)):
+        if names:
+            raise UserError(f"{spec.weights} does not fit the network (it {what} {sorted(names)[0]!r})", place=there)
+    return net
+
+
+def check_export(source: Any, steps: int) -> None:
+    """Refuse, before it is trained, a student that no scheduler of diffusers can sample."""
+    if source is not None:
+        from redistill.models.diffusers import scheduler_for
+
+        scheduler_for(source.reading, steps)
+
+
+def save_student(student: Any, source: Any, folder: Path, steps: int) -> str:
+    """Write a student as its own library stores it; returns how to load it."""
+    if source is not None:
+        from redistill.models import diffusers
+
+        diffusers.save(replace(source, net=student.net), folder, steps=steps)
+        return f"a diffusers folder; {folder / 'README.md'} says how to sample"
+    if hasattr(student, "save"):
+        student.save(folder)
+        return f"a transformers folder: from_pretrained({str(folder)!r})"
+    from safetensors.torch import save_model
+
+    folder.mkdir(parents=True, exist_ok=True)
+    save_model(student, str(folder / "model.safetensors"))
+    return f"weights for load_state_dict: {folder / 'model.safetensors'}"

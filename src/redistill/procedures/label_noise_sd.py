@@ -1,0 +1,36 @@
+"""Self-distillation under label noise: the weight of the teacher, above 1 as well, is chosen on held-out rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from redistill.core.errors import UserError
+from redistill.methods.analysis.label_noise_sd import distil_through_noise
+from redistill.procedures.job import Job
+
+NEEDS = ("rows", "plan")
+
+
+def run(
+    job: Job,
+    student: Any,
+    *,
+    weights: tuple[float, ...] = (0.5, 1.0, 1.25, 1.5, 2.0),
+    fresh: bool = True,
+    validation: float = 0.25,
+    seed: int = 0,
+) -> str:
+    """A teacher on the (noisy) labels and one student for each of ``weights``; held-out rows choose. Writes the
+    accuracies as JSON and the best network's weights. ``fresh``: networks start from new weights of their kind (else
+    from those they came with)."""
+    if not weights:
+        raise UserError("no weight to try; give some, as [1, 1.5]", place="options.weights")
+    used, held = job.split(validation, seed)
+    start = job.starts("student", student, fresh=fresh)
+    best = distil_through_noise(lambda k: start(seed + k), used, held, job.plan, weights=weights)
+
+    job.numbers("weights.json", [{"weight": xi, "accuracy": hit} for xi, hit in sorted(best.accuracy.items())])
+    return (
+        f"{job.weights(best.student)}: weight {best.xi:g} is best with {100 * best.accuracy[best.xi]:.1f} %, the "
+        f"teacher has {100 * best.accuracy[0.0]:.1f} %"
+    )
