@@ -10,7 +10,7 @@ import pytest
 from redistill.studies import scaling_laws as study
 from redistill.studies import scaling_laws_runs as runs
 
-BUDGET = {"widths": [4, 6], "tokens": [512, 1024, 2048], "validation": 64, "bisections": 3}
+BUDGET = {"widths": [4, 6], "tokens": [1024, 1536, 2048], "validation": 64, "bisections": 3}
 
 
 def table(N, D, loss, teacher):
@@ -26,7 +26,7 @@ def test_lines_in_the_teachers_loss_are_drawn_through_equal_students():
 def test_what_is_paid_for_is_counted_in_the_students_tokens(monkeypatch):
     arm = runs.Runs("", width=8, tokens=2)
     monkeypatch.setattr(runs.scaling_runs, "parameters_without_embeddings", lambda net: 30)
-    students = table([10, 10], [512, 1024], [9.0, 5.0], [1.0, 1.0])
+    students = table([10, 10], [1024, 2048], [5.0, 9.0], [1.0, 1.0])
     paid = arm._paid(students, lambda N, D: D / 1024, BUDGET)
     assert paid["paid_free"] == pytest.approx(5 - 1)
     assert paid["paid_answers"] == pytest.approx(5 - 2)  # 1024 * 30 / (3 * 10) more tokens

@@ -17,7 +17,7 @@ from redistill.beds.figures import Figure
 from redistill.core.claims import headline, higher, lower, reaches, stays_below, within
 from redistill.core.study import Outcome, Results, Study
 from redistill.methods.analysis.scaling_laws import fit_laws, fit_supervised, plan
-from redistill.studies.scaling_laws_runs import AGAIN, LABELS, TEACHERS, Budget, Table, used
+from redistill.studies.scaling_laws_runs import AGAIN, LABELS, TEACHERS, Budget, Table
 from redistill.theory.scaling import CASES, Laws
 
 Guess = Callable[[Laws, Table, Table], np.ndarray]  # fitted laws, runs that were seen, runs to predict -> losses
@@ -49,7 +49,7 @@ class Predictor:
 
 def together(seed: int, budget: Budget) -> Table:
     """The runs that laws are fitted to or tried on, with the arm of each."""
-    tables = {name: used(arm.table(seed, budget), budget) for name, arm in {"labels": LABELS, **TEACHERS}.items()}
+    tables = {name: arm.table(seed, budget) for name, arm in {"labels": LABELS, **TEACHERS}.items()}
     columns = {k: np.concatenate([t[k] for t in tables.values()]) for k in ("N", "D", "loss", "teacher_loss")}
     return columns | {"of": np.concatenate([np.full(len(t["N"]), name) for name, t in tables.items()])}
 
@@ -106,17 +106,19 @@ class Planner:
         runs = together(seed, budget)
         laws, L_T = fit_laws(runs, floor=floor(seed, budget)), runs["teacher_loss"][runs["of"] == "strong"][0]
         D, sizes = np.geomspace(budget["tokens"][0], 100 * budget["tokens"][-1], 2000), np.unique(runs["N"])
-        found = {}
-        for width, N in zip(budget["widths"], sizes):
+        stars = []
+        for N in sizes:
             worse = laws.predict(N, D, L_T) > laws.supervised(N, D)
-            found[f"crossover_{width}"] = float(D[worse.argmax() if worse.any() else -1])
-        first, last = (found[f"crossover_{w}"] for w in (budget["widths"][0], budget["widths"][-1]))
+            stars.append(float(D[worse.argmax() if worse.any() else -1]))
+        found = {"crossover_least": stars[0], "crossover_largest": stars[-1]}
 
-        budgets = 6 * sizes[1] * np.geomspace(budget["tokens"][1], 10 * budget["tokens"][-1], 12)
+        budgets = 6 * sizes[1] * np.geomspace(budget["tokens"][0], 10 * budget["tokens"][-1], 12)
         plans = {c: [plan(C, sizes[1], case=c, laws=laws) for C in budgets] for c in CASES}
         gains = {f"plan_{c}": np.array([p.L_S - p.supervised_loss for p in listed]) for c, listed in plans.items()}
         planned = {f"{name}_least": float(gain.min()) for name, gain in gains.items()}
-        return Outcome({**found, "growth": float(np.log(last / first)), **planned}, {"budgets": budgets, **gains})
+        return Outcome(
+            {**found, "growth": float(np.log(stars[-1] / stars[0])), **planned}, {"budgets": budgets, **gains}
+        )
 
 
 ARMS: dict[str, Any] = {
@@ -202,9 +204,9 @@ STUDY = Study(
                 said="measured: a teacher trained for one student does not"),
     ),
     cell=cell,
-    budget={"widths": [12, 20, 32], "tokens": [32768, 57344, 81920, 131072, 196608], "validation": 2048,
+    budget={"widths": [12, 20, 32], "tokens": [57344, 81920, 131072, 196608], "validation": 2048,
             "bisections": 10},
-    smoke={"widths": [8, 12, 16], "tokens": [2048, 3072, 4096, 6144, 8192], "validation": 256, "bisections": 2},
+    smoke={"widths": [8, 12, 16], "tokens": [3072, 4096, 6144, 8192], "validation": 256, "bisections": 2},
     seeds=(4, 5, 6, 7, 8),
     figures=(Figure("laws", (curves_of_runs, predicted_by_seen, advice)),),
 )  # fmt: skip

@@ -95,29 +95,24 @@ class Runs:
         """Mean losses at every number of tokens; against the labels at equal tokens and at equal FLOPs; against the
         students of the narrow teacher."""
         runs, alone, narrow = (arm.table(seed, budget) for arm in (self, LABELS, NARROW))
-        few, many = (runs["D"] == budget["tokens"][i] for i in (1, -1))
+        few, many = (runs["D"] == budget["tokens"][i] for i in (0, -1))
         metrics = {"loss_few": float(runs["loss"][few].mean()), "loss_many": float(runs["loss"][many].mean())}
         metrics["off"] = float(np.abs(runs["loss"] / narrow["loss"] - 1).mean())
         if self.width or self.exact:
             metrics["teacher_loss"] = float(runs["teacher_loss"][0])
         if self.width and not self.like:
-            metrics |= self._paid(runs, fit_supervised(used(alone, budget)), budget)
+            metrics |= self._paid(runs, fit_supervised(alone), budget)
         return Outcome(metrics, dict(runs))
 
     def _paid(self, runs: Table, supervised: Any, budget: Budget) -> dict[str, float]:
-        """Nats more than the labels give for the same FLOPs, at the fewest tokens of a fit, if nothing of the teacher
+        """Nats more than the labels give for the same FLOPs, at the fewest tokens, if nothing of the teacher
         is paid for, its answers, or its training as well."""
-        at = runs["D"] == budget["tokens"][1]
+        at = runs["D"] == budget["tokens"][0]
         N, D = runs["N"][at], runs["D"][at]
         N_T = scaling_runs.parameters_without_embeddings(markov.student(2, self.width, 0))
         answers, training = D * N_T / (3 * N), budget["tokens"][self.tokens] * N_T / N  # in tokens of the student
         more = {"free": 0.0, "answers": answers, "both": answers + training}
         return {f"paid_{k}": float((runs["loss"][at] - supervised(N, D + extra)).mean()) for k, extra in more.items()}
-
-
-def used(runs: Table, budget: Budget) -> Table:
-    """Without the fewest tokens: there the models have not found the second symbol yet."""
-    return {k: v[runs["D"] > budget["tokens"][0]] for k, v in runs.items()}
 
 
 def as_good(bed: Bed, width: int, loss: float) -> nn.Module:
@@ -132,13 +127,13 @@ def as_good(bed: Bed, width: int, loss: float) -> nn.Module:
 
 
 LABELS = Runs("trained on the text")
-NARROW = Runs("a weak teacher of width 12", 12, 2)
+NARROW = Runs("a weak teacher of width 12", 12, 1)
 TEACHERS = {
     "narrow": NARROW,
     "wide": Runs("one as weak of width 48, from fewer tokens", 48, like=NARROW),
-    "middle": Runs("a teacher of width 20, kept from the fit", 20, 3),
-    "strong": Runs("a strong teacher of width 32", 32, 4),
-    "best": Runs("a stronger one of width 48", 48, 4),
+    "middle": Runs("a teacher of width 20, kept from the fit", 20, 2),
+    "strong": Runs("a strong teacher of width 32", 32, 3),
+    "best": Runs("a stronger one of width 48", 48, 3),
     "exact": Runs("the true conditional probabilities", exact=True),
 }
-AGAIN = Runs("the weak teacher of width 12, other starts of the students", 12, 2, again=1)
+AGAIN = Runs("the weak teacher of width 12, other starts of the students", 12, 1, again=1)
