@@ -185,6 +185,6 @@ STUDY = Study(
                    each=True, xlabel="step"),
             points_on_the_ring,
         ), columns=2),
-        Figure("faces", (tiles("faces_5", title="5 evaluations: " + ", ".join(SHOWN), arms=SHOWN),)),
+        Figure("faces", (tiles("faces_5", title="5 evaluations, solvers as in errors", arms=SHOWN),)),
     ),
 )  # fmt: skip

@@ -213,6 +213,6 @@ STUDY = Study(
     figures=(
         Figure("trade", (points("new", "old_lost", "after the first operator", arms=TRAINED),
                          points("new_end", "old_lost_end", "after all three", arms=TRAINED))),
-        Figure("matrices", tuple(matrices(arm) for arm in TRAINED)),
+        Figure("matrices", tuple(matrices(arm) for arm in TRAINED), columns=3),
     ),
 )  # fmt: skip
