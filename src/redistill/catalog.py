@@ -1,4 +1,4 @@
-"""The directory board: one entry per published system, read from ``catalog.toml`` without torch.
+"""The directory board: one entry per published system, read from ``catalog/<group>.toml`` without torch.
 
 Every system answers the same five questions (:data:`QUESTIONS`) with words of a controlled vocabulary, by which the
 catalogue is filtered, and one free phrase.
@@ -7,6 +7,7 @@ catalogue is filtered, and one free phrase.
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import tomllib
 import unicodedata
@@ -27,6 +28,8 @@ QUESTIONS: dict[str, str] = {
 }
 STUDIES = {"compositions": "Plug-ins of several systems, put together in ways that no paper tried."}  # of no one system
 SMALL = {"a", "an", "the", "from", "in", "of", "on", "to"}  # words of a title that a citation key leaves out
+DERIVED = ("slug", "group", "status", "class_", "run", "study")  # from files, never written down
+HOUSE = Path(__file__).parent
 FACETS = ("group", "modality", "kind", "status", "scheme", *QUESTIONS)
 
 
@@ -39,7 +42,7 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One published system. ``class_`` and ``study`` are empty while it is only planned."""
+    """One published system. ``class_``, ``run`` and ``study`` are empty while it is only planned."""
 
     slug: str
     title: str
@@ -90,19 +93,57 @@ class Entry:
 
 @cache
 def _board() -> tuple[dict[str, Entry], dict[str, dict[str, str]]]:
-    with Path(__file__).with_name("catalog.toml").open("rb") as file:
-        raw = tomllib.load(file)
-    return {slug: _entry(slug, table) for slug, table in raw["system"].items()}, raw["vocabulary"]
+    words = _read("vocabulary")
+    return {slug: entry for group in words["group"] for slug, entry in _group(group).items()}, words
 
 
-def _entry(slug: str, table: Mapping[str, Any]) -> Entry:
-    names = {f.name for f in fields(Entry)}
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in table.items()}
-    if "class" in values:
-        values["class_"] = values.pop("class")
-    wrong = set(values) - names
-    assert not wrong, f"catalog.toml, {slug}: {sorted(wrong)} are no fields of an entry"
-    return Entry(slug=slug, **values | {question: _answer(values[question]) for question in QUESTIONS})
+def _read(name: str) -> dict[str, Any]:
+    with (HOUSE / "catalog" / f"{name}.toml").open("rb") as file:
+        return tomllib.load(file)
+
+
+def _group(group: str) -> dict[str, Entry]:
+    return {slug: _entry(slug, group, table) for slug, table in _read(group).items()}
+
+
+def _entry(slug: str, group: str, table: Mapping[str, Any]) -> Entry:
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in table.items()}
+    wrong = set(given) - {f.name for f in fields(Entry)} - {"class"} | set(given) & set(DERIVED)
+    assert not wrong, f"catalog/{group}.toml, {slug}: {sorted(wrong)} are no fields of an entry"
+    answers = {question: _answer(given[question]) for question in QUESTIONS}
+    derived = _derived(slug, group, given.pop("class", _camel(slug)))
+    return Entry(slug=slug, group=group, **given | answers | derived)
+
+
+def _derived(slug: str, group: str, name: str) -> dict[str, str]:
+    """What follows from files: a system with a method, a study and a recipe is built; what runs it is its procedure,
+    else the method that ``fit`` trains. ``name``: of the class or function that is shown."""
+    method = f"methods/{group}"
+    if not (slug in _modules(method) and slug in _modules("studies") and f"{slug}.yaml" in _names("recipes")):
+        return {"status": "planned"}
+    module = f"redistill.methods.{group}.{slug}"
+    procedure = f"redistill.procedures.{slug}:run" if slug in _modules("procedures") else ""
+    return {
+        "status": "built",
+        "class_": f"{module}:{name}",
+        "run": procedure or f"{module}:{_camel(slug)}",
+        "study": f"redistill.studies.{slug}",
+    }
+
+
+@cache
+def _names(folder: str) -> frozenset[str]:
+    return frozenset(os.listdir(HOUSE / folder)) if (HOUSE / folder).is_dir() else frozenset()
+
+
+@cache
+def _modules(folder: str) -> frozenset[str]:
+    """The modules and packages of a folder of the house."""
+    return frozenset(name.removesuffix(".py") for name in _names(folder))
+
+
+def _camel(slug: str) -> str:
+    return "".join(part.capitalize() for part in slug.split("_"))
 
 
 def _answer(line: str) -> Answer:

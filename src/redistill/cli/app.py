@@ -13,6 +13,7 @@ from typer.main import get_command
 from redistill.catalog import load
 from redistill.core.errors import UserError
 
+# Help is plain text: rich's version of it loads a Markdown parser and a highlighter, half of what --help cost.
 # A new command is one line: name -> (module:function, the line that --help shows).
 COMMANDS: dict[str, tuple[str, str]] = {
     "list": ("redistill.cli.listing:list_", "Every system of the catalogue, filtered by the five questions."),
@@ -37,13 +38,13 @@ class Lazy(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Put the real command in the place of the name that was called, then go on as usual."""
         if args[0] in COMMANDS:
-            single = typer.Typer(add_completion=False, rich_markup_mode="rich")
+            single = typer.Typer(add_completion=False, rich_markup_mode=None)
             single.command(args[0])(load(COMMANDS[args[0]][0]))
             self.commands[args[0]] = get_command(single)
         return super().resolve_command(ctx, args)
 
 
-app = typer.Typer(cls=Lazy, add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+app = typer.Typer(cls=Lazy, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 for _name, (_, _line) in COMMANDS.items():
     app.command(_name, help=_line)(lambda: None)
 

@@ -201,7 +201,7 @@ def runnable(slug: str) -> Any:
     found = entry(slug)
     if found.status != "built":
         raise UserError(f"{slug!r} is planned, not built yet; redistill list --status built", place="method")
-    return load(found.run or found.class_)
+    return load(found.run)
 
 
 def _name(target: Any, slug: str) -> str:

@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from redistill.sources import digest, modules
-
 VERDICTS = ("holds", "not shown", "contradicted")  # from the best to the worst
 NO_NUMBERS = ("STUDY", "FIGURES", "draw")  # names at the top of a study that no number depends on
 
@@ -83,6 +81,8 @@ def warnings(record: Mapping[str, Any]) -> list[str]:
 
 def age(record: Mapping[str, Any]) -> str:
     """Whether method, study or a block changed since (``stale``), the engine alone (``older engine``), or nothing."""
+    from redistill.sources import digest
+
     try:
         if digest(record["modules"], leave_out=NO_NUMBERS) != record["digest"]:
             return "stale"
@@ -93,4 +93,6 @@ def age(record: Mapping[str, Any]) -> str:
 
 def engine() -> str:
     """A hash of the core, on which every number depends."""
+    from redistill.sources import digest, modules  # not at the top: hashing is no part of listing
+
     return digest(modules("redistill.core"))
