@@ -120,7 +120,8 @@ STUDY = Study(
     },
     cell=cell,
     claims=(
-        headline(higher("robust", "adr", "smooth_05", 0.01, PAPER)),
+        headline(higher("robust", "adr", "smooth_05", 0.01, PAPER,
+                        said="ADR is more robust than labels smoothed by 0.5")),
         higher("robust", "adr", "smooth_02", 0.01),
         higher("robust", "adr", "smooth_07", 0.01),
         higher("robust", "adr", "at", 0.05, PAPER),

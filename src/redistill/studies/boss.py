@@ -158,7 +158,8 @@ STUDY = Study(
     arms=ARMS,
     cell=cell,
     claims=(
-        headline(higher("clean_accuracy", "boss", "bo", 0.01, PAPER)),
+        headline(higher("clean_accuracy", "boss", "bo", 0.01, PAPER,
+                        said="BOSS ends higher than Bayesian optimisation (right labels)")),
         higher("clean_accuracy", "boss", "long", 0.005),
         higher("clean_accuracy", "boss", "sd", 0.005, PAPER),
         higher("clean_accuracy", "boss", "warm", 0.005),

@@ -68,7 +68,8 @@ STUDY = Study(
     arms=ARMS,
     cell=cell(REGIMES, ARMS),
     claims=(
-        headline(higher("accuracy", "lsskd", "ps_kd", 0.02, PAPER)),
+        headline(higher("accuracy", "lsskd", "ps_kd", 0.02, PAPER,
+                        said="LSSKD is more accurate than PS-KD (100 pictures)")),
         higher("accuracy", "lsskd", "ce", 0.02, "best results with few training samples"),
         higher("accuracy", "lsskd", "sla_sd", 0.01, PAPER),
         higher("accuracy", "main", "joint", 0.01),

@@ -132,7 +132,8 @@ STUDY = Study(
     derived={"teacher": Derived("the teacher itself", (LABELS,), of_teacher)},
     ceiling="teacher",
     claims=(
-        headline(higher("same_accuracy", "kd", LABELS, 0.01, PAPER + "74.92 / 70.66 / 72.98")),
+        headline(higher("same_accuracy", "kd", LABELS, 0.01, PAPER + "74.92 / 70.66 / 72.98",
+                        said="Hinton's distillation beats labels alone")),
         *(higher("same_accuracy", arm, LABELS, 0.01) for arm in ("dkd", "dist", "fitnets", "crd", "born_again")),
         higher("same_accuracy", "kd", "smoothing", 0.005),
         *(higher("same_accuracy", "kd", peer, 0.005) for peer in ("dml", "born_again", "byot")),
