@@ -38,7 +38,7 @@ ARMS = {
     "boss": "BOSS: one good checkpoint to start from, another to learn from",
 }
 PARTS: dict[str, dict[str, bool]] = {"warm": {"distil": False}, "teacher": {"warm_start": False}}
-DEFAULT = {"lr": 0.05, "weight_decay": 5e-4, "slip": 0.1, "batch_size": 64}  # slip = 1 - momentum
+DEFAULT = {"lr": 0.4, "weight_decay": 5e-4, "slip": 0.1, "batch_size": 64}  # slip = 1 - momentum
 Trainer = Callable[[int], Train]  # of a number of epochs
 
 

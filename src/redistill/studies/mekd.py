@@ -86,7 +86,7 @@ def generator(here: Device, arm: str, seed: int, budget: Budget) -> nn.Module:
     gan = made, mlp_discriminator(SIDE**2)
 
     def learn() -> dict[str, Tensor]:
-        method = Mekd(mlp(SIDE**2, 10, (8,)), here.teacher, *gan, classes=10, gan_steps=steps, 
+        method = Mekd(mlp(SIDE**2, 10, (8,)), here.teacher, *gan, classes=10, gan_steps=steps,
                       image_weight=0.0, match_weight=0.0)  # fmt: skip
         plan = Plan(steps=steps, batch_size=64, optimizer="adam", lr=5e-4, betas=(0.5, 0.999), seed=seed,
                     device="cpu", log_every=1000)  # fmt: skip
