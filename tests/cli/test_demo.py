@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import pytest
 
@@ -32,9 +31,9 @@ def test_a_line_at_the_first_step_at_the_last_and_every_few_seconds_between():
     lines = Lines(said.append, seconds=5.0, clock=lambda: clock[0])
     for step in range(9):
         clock[0] += 2.0
-        lines(SimpleNamespace(step=step, steps=9), {"seconds": 2.0 * (step + 1)}, object())
-    assert [line.split()[1] for line in said] == ["1/9", "4/9", "7/9", "9/9"]
-    assert said[1] == "object: 4/9 steps, 8 s, 10 s left"
+        lines("Dmd2", step + 1, 9, 2.0 * (step + 1))
+    assert [line.split()[1] for line in said] == ["1/9,", "4/9,", "7/9,", "9/9,"]
+    assert said[1] == "Dmd2: 4/9, 8 s, 10 s left"
 
 
 def test_a_tiny_run_reports_in_lines_and_pages(capsys, tmp_path, monkeypatch):
@@ -45,7 +44,8 @@ def test_a_tiny_run_reports_in_lines_and_pages(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(faces_demo, "TEACHER_STEPS", 2)
     code, out, error = command(capsys, "--out", str(tmp_path / "out"), "--updates", "1")
     assert code == 0, error
-    assert "1/1 steps" in out
+    assert "pairs of the teacher: 2/2" in out and "Regression: 10/10" in out and "Dmd2: 1/1" in out
     found = json.loads((tmp_path / "out/numbers.json").read_text())
-    assert found["student"]["steps"] == 1 and len(found["history"]) == 1
+    assert found["student"]["steps"] == 1 and len(found["history"]) == 11
+    assert (found["updates"], found["pairs"]) == (1, 64)
     assert {"index.html", "student.png", "plain_diffusers.png"} <= {f.name for f in (tmp_path / "out").iterdir()}

@@ -18,7 +18,8 @@ from redistill.core.errors import UserError, need
 PAGE = """<!doctype html><meta charset="utf-8"><title>redistill demo</title>
 <style>body{{font:16px sans-serif;max-width:60em;margin:2em auto}}td,th{{padding:.2em 1em;text-align:right}}
 img{{image-rendering:pixelated}}</style>
-<h1>One step instead of {steps}: faces distilled by DMD2</h1><p>{seconds:.0f} s of training, seed {seed}.</p>
+<h1>One step instead of {steps}: faces distilled by regression on pairs and DMD2</h1>
+<p>{seconds:.0f} s, in which the teacher drew {pairs} pairs of noise and image; seed {seed}.</p>
 <table>{rows}</table><p>Speed-up per image: {speed_up:.1f} times.</p>
 <h2>Teacher, {steps} steps</h2><img src="teacher.png"><h2>Student, 1 step, the same noise</h2><img src="student.png">
 <h2>The exported student, sampled once by plain diffusers</h2><img src="plain_diffusers.png">
@@ -34,7 +35,8 @@ def demo(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the training.")] = 1,
 ) -> None:
-    """Distil the shipped multi-step faces teacher into a one-step student with DMD2, and compare them."""
+    """Distil the shipped multi-step faces teacher into a one-step student (regression on the teacher's pairs, then
+    DMD2), and compare them."""
     if not (0 < minutes < math.inf):
         raise UserError(f"{minutes} is no time to train in; give a positive number", place="--minutes")
     files.check_empty(out, "--out")
@@ -44,30 +46,27 @@ def demo(
         raise need("diffusion", "diffusers") from error
     from redistill.studies.faces_demo import distil_faces
 
-    terminal = sys.stdout.isatty()
-    watching = () if terminal else (Lines(typer.echo),)
-    found = distil_faces(updates=updates, minutes=minutes, seed=seed, show=terminal, observers=watching)
+    found = distil_faces(updates=updates, minutes=minutes, seed=seed, tell=Lines(typer.echo), show=sys.stdout.isatty())
     _print(found)
     _write(found, out, seed)
     typer.echo(f"report: {out / 'index.html'}")
 
 
 class Lines:
-    """Observer for logs and pipes, where a progress bar shows nothing: a line at the first step, at the last and every
-    few ``seconds`` between them."""
+    """Says how far a run is: a line at the first step of a part, at its last and every few ``seconds`` between them."""
 
     def __init__(
         self, say: Callable[[str], None], seconds: float = 5.0, clock: Callable[[], float] = time.perf_counter
     ) -> None:
         self.say, self.seconds, self.clock, self.said = say, seconds, clock, -math.inf
 
-    def __call__(self, now: Any, row: dict[str, float], method: Any) -> None:
-        """Steps done and those planned, and the seconds that the rest will take."""
-        done, at = now.step + 1, self.clock()
-        if at - self.said < self.seconds and done < now.steps:
+    def __call__(self, what: str, done: int, total: int, seconds: float) -> None:
+        """``done`` of ``total`` in so many seconds."""
+        at = self.clock()
+        if at - self.said < self.seconds and 1 < done < total:
             return
-        self.said, left = at, row["seconds"] / done * (now.steps - done)
-        self.say(f"{type(method).__name__}: {done}/{now.steps} steps, {row['seconds']:.0f} s, {left:.0f} s left")
+        self.said, left = at, seconds / done * (total - done)
+        self.say(f"{what}: {done}/{total}, {seconds:.0f} s, {left:.0f} s left")
 
 
 def _print(found: dict[str, Any]) -> None:
@@ -78,7 +77,7 @@ def _print(found: dict[str, Any]) -> None:
     for name in ("teacher", "student"):
         table.add_row(name, *[f"{found[name][column]:.3g}" for column in COLUMNS])
     Console().print(table)
-    Console().print(f"{found['speed_up']:.1f} times faster per image, after {found['seconds']:.0f} s of training")
+    Console().print(f"{found['speed_up']:.1f} times faster per image, after {found['seconds']:.0f} s in all")
 
 
 def _write(found: dict[str, Any], out: Path, seed: int) -> None:
@@ -88,7 +87,7 @@ def _write(found: dict[str, Any], out: Path, seed: int) -> None:
     for name in ("teacher", "student"):
         picture(found[f"{name}_grid"]).save(out / f"{name}.png")
     _sample_plainly(export(found["net"], out / "student"), out / "plain_diffusers.png")
-    numbers = {k: found[k] for k in ("teacher", "student", "seconds", "speed_up", "history")}
+    numbers = {k: found[k] for k in ("teacher", "student", "seconds", "updates", "pairs", "speed_up", "history")}
     (out / "numbers.json").write_text(json.dumps(numbers, indent=1) + "\n")
     head = "<tr><th></th>" + "".join(f"<th>{c}</th>" for c in COLUMNS) + "</tr>"
     rows = [
@@ -112,5 +111,5 @@ def _sample_plainly(folder: Path, picture: Path) -> None:
     page.save(picture)
 
 
-def _top(found: dict[str, Any]) -> dict[str, float]:
-    return {"seconds": found["seconds"], "speed_up": found["speed_up"]}
+def _top(found: dict[str, Any]) -> dict[str, Any]:
+    return {name: found[name] for name in ("seconds", "pairs", "speed_up")}
