@@ -19,13 +19,14 @@ from redistill.core.cache import remember
 from redistill.core.progress import seed_of
 from redistill.core.study import Budget, Claim, Outcome, Results, Study
 from redistill.diffusion.denoiser import Denoiser
-from redistill.diffusion.discriminator import ConvHead, TokenHead
+from redistill.diffusion.discriminator import TokenHead
 from redistill.diffusion.nets import DenoiserMlp
 from redistill.diffusion.paths import Edm
 from redistill.diffusion.pretraining import DenoiserTraining
 from redistill.diffusion.score import KarrasTime, ScoreDistiller, few_step, student_times
 from redistill.diffusion.solvers import ddim, heun
 from redistill.methods.score.dmd2 import Dmd2
+from redistill.studies.faces_student import faces_student
 
 MIXTURE, POINTS = ring(8), 4000
 LEVELS = {"sigma_min": 0.03, "sigma_max": 10.0}
@@ -176,23 +177,6 @@ def faces_cell(arm: str, seed: int, budget: Budget) -> Outcome:
     least = min(found.pop("shares"))
     grid = torch.cat([x[data.label == artist][:12] for artist in range(3)])
     return Outcome({**found, "least_share": least}, {"grid": grid.clamp(-1, 1).float().numpy()})
-
-
-def faces_student(steps: int, *, updates: int, batch: int, seed: int, gan: bool = True) -> Denoiser:
-    """The student of ``steps`` steps, conditioned on the artist, after ``updates`` of its own (three times as many of
-    the critic)."""
-    teacher, data = faces.teacher(), emoji.load("faces", 32)
-    student = copy.deepcopy(teacher).requires_grad_(True)
-    torch.manual_seed(seed)
-    head = ConvHead(teacher.net.config.block_out_channels[-1]) if gan else None
-    weights = {"gan_student": 0.01, "gan_critic": 0.01}
-    method = Dmd2(student, teacher, None, head, steps=steps, critic_turns=3, condition="label", **weights)
-    method.to(memory_format=torch.channels_last)  # a sixth faster on CPU
-    plan = Plan(
-        steps=updates, batch_size=batch, optimizer="adam", lr=3e-4, turns={"critic": {"lr": 6e-4}}, seed=seed,
-        device="cpu", log_every=1,
-    )  # fmt: skip
-    return fit(method, data.tensors(), plan).student.eval()
 
 
 @torch.no_grad()
