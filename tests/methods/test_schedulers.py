@@ -54,8 +54,9 @@ def test_another_number_of_steps_and_other_solvers_are_refused():
     scheduler = fit_lambdas(denoiser, noise(), 4).scheduler(denoiser)
     with pytest.raises(ValueError, match="num_inference_steps=4"):
         scheduler.set_timesteps(5)
-    with pytest.raises(UserError, match="keeps one output"):
-        fit_lambdas(denoiser, noise(), 4, solver="heun").scheduler(denoiser)
+    for solver in ("heun", "ipndm", "deis"):
+        with pytest.raises(UserError, match="keeps one output"):
+            fit_lambdas(denoiser, noise(), 4, solver=solver).scheduler(denoiser)
 
 
 LOAD = """

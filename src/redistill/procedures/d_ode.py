@@ -22,7 +22,7 @@ def run(
     *,
     steps: int = 5,
     scale: int = 10,
-    solver: Literal["ddim", "dpm_solver_2m", "heun"] = "ddim",
+    solver: Literal["ddim", "dpm_solver_2m", "heun", "ipndm", "deis"] = "ddim",
     prediction: Literal["x0", "eps"] = "x0",
     batch: int = 32,
     condition: str | None = None,
@@ -48,7 +48,7 @@ def run(
     fitted.save(file)
     gain = 1 - fitted.after[-1] / max(fitted.before[-1], 1e-12)
     wrote = f"{file}: {100 * gain:.0f} % less error at the last mark of the fit"
-    if source.pipeline is None or solver == "heun" or (solver, prediction) == ("dpm_solver_2m", "eps"):
+    if source.pipeline is None or not fitted.linear:
         return wrote
     source.pipeline.scheduler = fitted.scheduler(denoiser)
     save_pipeline(source.pipeline, job.folder / "pipeline")

@@ -82,13 +82,17 @@ class DOde:
 
         return SOLVERS[self.solver](denoiser, x, times, condition=condition, callback=callback)
 
+    @property
+    def linear(self) -> bool:
+        """Whether a step needs but the last two outputs, so that a scheduler can take it."""
+        return self.solver == "ddim" or (self.solver, self.prediction) == ("dpm_solver_2m", "x0")
+
     def scheduler(self, denoiser: Any) -> Any:
         """A diffusers scheduler that takes these corrected steps in any pipeline around the same network."""
         from redistill.methods.generation.d_ode.schedulers import linear_scheduler
 
         self.check(denoiser)
-        linear = self.solver == "ddim" or (self.solver, self.prediction) == ("dpm_solver_2m", "x0")
-        if not linear:
+        if not self.linear:
             raise UserError("a scheduler keeps one output; fit ddim, or dpm_solver_2m with x0", place="DOde.scheduler")
         times, second = torch.tensor(self.times, dtype=torch.float64), self.solver == "dpm_solver_2m"
         return linear_scheduler(denoiser, times, self.lambdas, prediction=self.prediction, second_order=second)
