@@ -1,0 +1,17 @@
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from redistill.core import Method
+from redistill.methods.supervised.dcs import Dcs
+from redistill.models.nets import mlp
+from redistill.supervised.weights import Boosting
+from tests.methods.cases import random_rows
+
+
+def case() -> tuple[Method, Any]:
+    torch.manual_seed(0)
+    data = {"image": random_rows(22, 6), "label": torch.arange(22) % 3}
+    return Dcs(mlp(6, 3, [8]), mlp(6, 3, [8]), rows=22, weight=Boosting(warmup=0)).double(), data

@@ -1,0 +1,16 @@
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from redistill.core import Method
+from redistill.methods.supervised.pruned_data_kd import PrunedDataKd
+from redistill.models.nets import mlp
+from tests.methods.cases import random_rows
+
+
+def case() -> tuple[Method, Any]:
+    torch.manual_seed(0)
+    data = {"image": random_rows(22, 6), "label": torch.arange(22) % 3}
+    return PrunedDataKd(mlp(6, 3, [8]), mlp(6, 3, [8]), fraction=0.3).double(), data
