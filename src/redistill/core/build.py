@@ -25,7 +25,7 @@ def build(
         if option not in known:
             raise unknown("option", option, known, place=f"{place}.{option}")
     hints = hints_of(cls)
-    values = {n: convert(v, hints.get(n, Any), place=f"{place}.{n}") for n, v in given.items()}
+    values = {n: convert(v, hints.get(n, Any), place=f"{place}.{n}", near=cls.__module__) for n, v in given.items()}
     required = [n for n, p in known.items() if p.default is inspect.Parameter.empty and n not in values]
     if required:
         raise UserError(f"{name or cls.__name__} needs a value for {required[0]!r}", place=place)
@@ -41,11 +41,12 @@ def hints_of(target: Callable[..., Any]) -> dict[str, Any]:
     return get_type_hints(made, include_extras=True)
 
 
-def convert(value: Any, hint: Any, *, place: str) -> Any:
-    """``value`` as ``hint`` asks: a plug-in from its word or table, anything else by pydantic's rules."""
+def convert(value: Any, hint: Any, *, place: str, near: str = "") -> Any:
+    """``value`` as ``hint`` asks: a plug-in from its word (see :meth:`Slot.choices`) or table, anything else by
+    pydantic's rules."""
     slot = slot_of(hint)
     if slot is not None and isinstance(value, (str, Mapping)):
-        return plug(slot, value, place=place)
+        return plug(slot, value, place=place, near=near)
     try:
         return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
     except PydanticUserError:
@@ -60,10 +61,10 @@ def slot_of(hint: Any) -> type[Slot] | None:
     return next((c for c in candidates if isinstance(c, type) and issubclass(c, Slot)), None)
 
 
-def plug(slot: type[Slot], value: str | Mapping[str, Any], *, place: str) -> Slot:
+def plug(slot: type[Slot], value: str | Mapping[str, Any], *, place: str, near: str = "") -> Slot:
     """A plug-in for ``slot`` from its word, or from a table with ``name`` and options."""
     table = {"name": value} if isinstance(value, str) else dict(value)
-    choices = slot.choices() or {}
+    choices = slot.choices(near)
     word = table.pop("name", None)
     if not isinstance(word, str) or word not in choices:
         raise unknown(slot.__name__.lower(), str(word), choices, place=place)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 from redistill.core.types import check
@@ -42,13 +42,21 @@ class Slot(Configured):
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in describe(self).items())})"
 
     @classmethod
-    def choices(cls) -> dict[str, type[Slot]]:
-        """Word -> class, for every concrete subclass that has been imported."""
-        found: dict[str, type[Slot]] = {}
-        for child in cls.__subclasses__():
-            own = {} if inspect.isabstract(child) or child.__name__.startswith("_") else {snake(child.__name__): child}
-            found |= own | child.choices()
+    def choices(cls, near: str = "") -> dict[str, type[Slot]]:
+        """Word -> class, for every concrete subclass in the file of the slot, or in the module ``near`` (of the method
+        that asks): the same words whatever else has been imported."""
+        base = next(c for c in reversed(cls.__mro__) if issubclass(c, Slot) and c is not Slot)
+        homes, found = {base.__module__, near}, {}
+        for child in _descendants(cls):
+            if child.__module__ in homes and not inspect.isabstract(child) and not child.__name__.startswith("_"):
+                found[snake(child.__name__)] = child
         return dict(sorted(found.items()))
+
+
+def _descendants(cls: type[Slot]) -> Iterator[type[Slot]]:
+    for child in cls.__subclasses__():
+        yield child
+        yield from _descendants(child)
 
 
 def options(cls: Callable[..., Any]) -> dict[str, inspect.Parameter]:
