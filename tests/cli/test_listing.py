@@ -178,7 +178,7 @@ def test_to_list_and_to_help_nothing_heavy_is_loaded(word):
     loaded = set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr.split())
     assert "redistill" in loaded
     heavy = {"torch", "numpy", "scipy", "pandas", "PIL", "matplotlib", "pydantic", "yaml", "safetensors", "accelerate",
-             "transformers", "diffusers", "datasets", "optuna", "sklearn", "pygments", "markdown_it"}  # fmt: skip
+             "transformers", "diffusers", "datasets", "optuna", "sklearn", "pygments", "rich"}  # fmt: skip
     assert not loaded & heavy
 
 

@@ -17,7 +17,7 @@ from redistill.core.errors import UserError
 # A new command is one line: name -> (module:function, the line that --help shows).
 COMMANDS: dict[str, tuple[str, str]] = {
     "list": ("redistill.cli.listing:list_", "Every system of the catalogue, filtered by the five questions."),
-    "show": ("redistill.cli.listing:show", "One system: idea, answers, equation, when to use it, evidence."),
+    "show": ("redistill.cli.show:show", "One system: idea, answers, equation, when to use it, evidence."),
     "reproduce": ("redistill.cli.reproduce:reproduce", "The paper's own comparison at laptop scale, with verdicts."),
     "compare": ("redistill.cli.report:compare", "Several systems side by side, from their evidence."),
     "report": ("redistill.cli.report:report", "The evidence as one static HTML folder."),

@@ -1,23 +1,22 @@
-"""``redistill list``, ``show`` and ``cite``: what the catalogue and the evidence say about the systems."""
+"""``redistill list`` and ``cite``: what the catalogue says about the systems. No rich here: it doubles the price."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import os
+import shutil
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console, Group, RenderableType
-from rich.padding import Padding
-from rich.table import Table
-from rich.text import Text
 
-from redistill.catalog import FACETS, QUESTIONS, Entry, bibtex, byline, entries, entry, vocabulary
+from redistill.catalog import FACETS, Entry, bibtex, entries, entry, vocabulary
 from redistill.core import evidence
 
 Words = list[str] | None
 ANY: dict[str, Any] = {f: typer.Option(None, metavar="WORD", help=", ".join(vocabulary(f))) for f in FACETS}
-VERDICTS = dict(zip(evidence.VERDICTS, ("green", "yellow", "red")))
+COLOURS = dict(zip(evidence.VERDICTS, ("green", "yellow", "red")))
+STANDING, WIDE_ANSWERS, WIDE = 26, 38, 120  # columns: of the standing, of three answers, of a terminal that has room
 
 
 def list_(
@@ -42,129 +41,56 @@ def list_(
     if as_json:
         print(json.dumps([e.as_dict() for e in found], ensure_ascii=False, indent=2))
     else:
-        Console(highlight=False).print(_board(found))
+        color = False if "NO_COLOR" in os.environ else None  # None: where there is a terminal
+        typer.echo("\n".join(_lines(found, shutil.get_terminal_size().columns)), color=color)
 
 
 def _split(words: list[str] | None) -> list[str]:
     return [part.strip() for word in words or () for part in word.split(",")]
 
 
-def _board(found: list[Entry]) -> RenderableType:
-    """One line per system under the heading of its group; wide terminals also see three of the answers."""
+def _lines(found: list[Entry], width: int) -> Iterator[str]:
+    """One line per system under the heading of its group, cut to ``width``; wide terminals also see three answers."""
     if not found:
-        return "no system answers all of that"
-    parts: list[RenderableType] = []
-    slug_width = max(len(e.slug) for e in found)
+        yield "no system answers all of that"
+        return
+    longest = max(len(e.slug) for e in found)
     for name, meaning in vocabulary("group").items():
         members = [e for e in found if e.group == name]
         if members:
-            parts += [Text.assemble((name, "bold"), (f"  {meaning}", "dim")), _lines(members, slug_width)]
+            yield f"{typer.style(name, bold=True)}  {typer.style(_cut(meaning, width - len(name) - 2), dim=True)}"
+            yield from (_line(e, longest, width) for e in members)
+            yield ""
     built = sum(e.status == "built" for e in found)
-    parts.append(Text(f"\n{len(found)} systems, {built} built. redistill show SLUG tells more.", style="dim"))
-    return Group(*parts)
+    yield typer.style(f"{len(found)} systems, {built} built. redistill show SLUG tells more.", dim=True)
 
 
-def _lines(members: list[Entry], slug_width: int) -> Padding:
-    table = Table(box=None, show_header=False, pad_edge=False, expand=True)
-    wide = Console().width >= 120
-    table.add_column(width=slug_width, no_wrap=True)
-    table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
-    if wide:
-        table.add_column(width=38, no_wrap=True, overflow="ellipsis", style="dim")
-    table.add_column(width=26, no_wrap=True, overflow="ellipsis", justify="right")
-    for e in members:
-        answers = " · ".join(", ".join(e.words(q)) for q in ("teacher", "knowledge", "samples"))
-        slug = Text(e.slug, style="bold cyan" if e.status == "built" else "")
-        table.add_row(slug, e.title, *([answers] if wide else []), _standing(e))
-    return Padding(table, (0, 0, 1, 2))
+def _line(e: Entry, longest: int, width: int) -> str:
+    answers = " · ".join(", ".join(e.words(q)) for q in ("teacher", "knowledge", "samples"))
+    shown = f" {_cut(answers, WIDE_ANSWERS):<{WIDE_ANSWERS}}" if width >= WIDE else ""
+    room = width - 2 - longest - 1 - len(shown) - 1 - STANDING
+    built = e.status == "built"
+    slug = typer.style(f"{e.slug:<{longest}}", bold=built, fg="cyan" if built else None)
+    words, colour = _standing(e)
+    return f"  {slug} {_cut(e.title, room):<{room}}{typer.style(shown, dim=True)} {_tinted(words, colour)}"
 
 
-def _standing(e: Entry) -> Text:
-    """The headline's verdict, effect and seeds; or that there is no evidence, or no headline yet."""
-    if e.status == "planned":
-        return Text("planned", style="dim")
-    measured = evidence.read(e.slug)
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: max(0, width - 1)] + "…"
+
+
+def _tinted(words: str, colour: str) -> str:
+    padded = f"{_cut(words, STANDING):>{STANDING}}"
+    return typer.style(padded, fg=colour) if colour else typer.style(padded, dim=True)
+
+
+def _standing(e: Entry) -> tuple[str, str]:
+    """The headline's verdict, effect and seeds, and its colour; or that there is no evidence, or no headline yet."""
+    measured = evidence.read(e.slug) if e.status == "built" else None
     if measured is None:
-        return Text("built")
+        return e.status, ""
     main = evidence.headline(measured)
-    return Text(evidence.standing(measured), style=VERDICTS[main["verdict"]] if main else "dim")
-
-
-def show(slug: Annotated[str, typer.Argument(metavar="SLUG", help="name of a system, as list prints it")]) -> None:
-    """One system: the idea, the five answers, the equation, when to use it and when not, cost, claim and evidence."""
-    e = entry(slug)
-    width = min(Console().width, 110)
-    Console(width=width, highlight=False).print(Padding(Group(*_page(e)), (1, 1)))
-
-
-def _page(e: Entry) -> list[RenderableType]:
-    tags = " · ".join((e.group, e.kind, f"{e.scheme} scheme", ", ".join(e.modality), e.status))
-    advice = _pairs(
-        (("use it when", e.use_when), ("not when", e.avoid_when), ("cost", e.cost), ("the paper", e.claim), *_where(e))
-    )
-    head = [Text.assemble((e.slug, "bold cyan"), "  ", (e.title, "bold")), Text(tags, style="dim")]
-    equation = Text("\n".join(e.equation.split(",  ")), style="magenta")
-    return [*head, Text(), Text(" ".join(e.idea)), Padding(equation, (1, 2)), *_answers(e), Text(), advice, *_proof(e)]
-
-
-def _answers(e: Entry) -> Iterable[RenderableType]:
-    """Each question with the words that ``list`` filters by, the phrase below."""
-    for question, asked in QUESTIONS.items():
-        words, text = getattr(e, question)
-        yield Text.assemble((f"{asked}  ", "bold"), (", ".join(words), "cyan"))
-        yield Padding(Text(text), (0, 0, 0, 2))
-
-
-def _pairs(rows: Iterable[tuple[str, str | Text]]) -> Table:
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(ratio=1)
-    for name, value in rows:
-        table.add_row(name, Text(value) if isinstance(value, str) else value)
-    return table
-
-
-def _where(e: Entry) -> list[tuple[str, str]]:
-    """Where the paper and the code are, as far as they are known."""
-    install = f"pip install 'redistill[{e.extra}]'" if e.extra else ""
-    read = e.arxiv and f"https://arxiv.org/abs/{e.arxiv}"
-    known = {"by": byline(e), "read": read, "code": e.class_, "needs": install}
-    return [(name, value) for name, value in known.items() if value]
-
-
-def _proof(e: Entry) -> list[RenderableType]:
-    """The headline, what holds beside it, and every claim with its effect and spread over seeds."""
-    measured = evidence.read(e.slug)
-    if measured is None:
-        return [] if e.status == "planned" else [Text(f"\nno evidence yet: redistill reproduce {e.slug}", style="dim")]
-    seeds = ", ".join(map(str, measured["seeds"]))
-    parts: list[RenderableType] = [Text(f"\nevidence, seeds {seeds}, {measured['seconds']:.0f} s", style="bold")]
-    parts += [Text(line, style="yellow") for line in evidence.warnings(measured)]
-    return [*parts, _headline(measured), Text(), _verdicts(measured["claims"])]
-
-
-def _headline(measured: dict[str, Any]) -> RenderableType:
-    main, others = evidence.headline(measured), evidence.counted(measured)
-    if main is None:
-        return Text(f"no headline yet; {others}", style="dim")
-    said = Text.assemble(("headline ", "bold"), (main["verdict"], VERDICTS[main["verdict"]]), f"  {main['name']}: ",
-                         f"{evidence.effect(main)}, n = {main['n']}")  # fmt: skip
-    paper = Text(f"in the paper: {main['paper']}" if main["paper"] else "", style="dim")
-    return Group(said, *([paper] if main["paper"] else []), Text(f"beside it {others}", style="dim"))
-
-
-def _verdicts(claims: list[dict[str, Any]]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("verdict", no_wrap=True)
-    table.add_column("kind", no_wrap=True)
-    for name in ("claim", "measured"):
-        table.add_column(name, ratio=1)
-    table.add_column("effect ± sd", justify="right", no_wrap=True)
-    for c in claims:
-        sides = f"{c['metric']}: {c['arm']}" + (f" against {c['against']}" if c["against"] else f"; {c['reason']}")
-        verdict = Text(c["verdict"], style=VERDICTS[c["verdict"]])
-        table.add_row(verdict, c["kind"], c["name"], sides.removesuffix("; "), evidence.effect(c))
-    return table
+    return evidence.standing(measured), COLOURS[main["verdict"]] if main else ""
 
 
 def cite(slugs: Annotated[list[str], typer.Argument(metavar="SLUG...", help="names of systems")]) -> None:
