@@ -79,8 +79,8 @@ def test_functions_are_short():
 def test_the_driver_and_the_core_stay_small():
     assert lines(ROOT / "core" / "engine.py") <= 400
     files = set((ROOT / "core").glob("*.py"))
-    judging = {f for f in files if f.stem in ("cache", "cells", "claims", "evidence", "record", "study")}
-    assert sum(map(lines, judging)) <= 850  # studies and their evidence
+    judging = {f for f in files if f.stem in ("cache", "cells", "claims", "confirm", "evidence", "record", "study")}
+    assert sum(map(lines, judging)) <= 950  # studies and their evidence
     options = {f for f in files if f.stem in ("build", "slot", "types")}
     assert sum(map(lines, options)) <= 320  # what a constructor takes, in recipes and in Python
     assert sum(map(lines, files - judging - options)) <= 2050  # exactness over ranks and checkpoints: docs/design.md, 4

@@ -139,6 +139,27 @@ def test_evidence_knows_its_code_and_its_engine(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "compositions.json").read_text()) == found
 
 
+def test_one_seed_confirms_evidence_of_older_code(tmp_path, monkeypatch):
+    from redistill.core.confirm import confirm
+
+    run(study(), seeds=[1, 2], target=tmp_path)
+    old = {**evidence.read("compositions", tmp_path), "digest": "older", "engine": "older"}
+    assert evidence.age(old) == "stale"
+    new = confirm(study(), old, 2)
+    assert evidence.age(new) == "" and new["table"] == old["table"] and new["confirmed"] == 2
+    assert "seed 2, measured anew, gave the same numbers" in evidence.warnings(new)[0]
+    later = study(claims=CLAIMS[:1])
+    for one, given, seed, said in (
+        (study(), old, 3, r"seed 3 is none of the measured ones \[1, 2\]"), (later, old, 1, "the claims changed since"),
+        (study(arms={**study().arms, "ours": "x"}), old, 1, "the arms changed"),
+        (study(budget={"rows": 1}), old, 1, "the budget changed"),
+        (study(), {**old, "table": {**old["table"], "ours": {"m": [2.1, 9.0]}}}, 2, "m of 'ours' was 9.0, is 2.2"),
+        (study(), {**old, "table": {**old["table"], "ours": {}}}, 2, "was nan"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=f"compositions: confirm: .*{said}"):
+            confirm(one, given, seed)
+
+
 def test_the_headline_comes_first():
     found, _ = run(study())
     assert evidence.standing(found) == "holds: 1 ± 0 (n = 5)"

@@ -13,6 +13,7 @@ from rich.table import Table
 from redistill import files
 from redistill.core.errors import UserError, unknown
 
+Confirm = Annotated[bool, typer.Option(help="One seed anew; equal numbers renew the evidence of older code.")]
 Shard = Annotated[str | None, typer.Option(help="i/n: measure this share of the cells, judge nothing.")]
 Where = Annotated[str, typer.Option(help="local, or slurm: a job a cell (REDISTILL_CACHE on a shared disk).")]
 Seeds = Annotated[str | None, typer.Option(help="Seeds, as 1,2,3; the study's own if left out.")]
@@ -27,6 +28,9 @@ def reproduce(
     executor: Where = "local",
     shard: Shard = None,
     fresh: Annotated[bool, typer.Option(help="Measure anew what is cached.")] = False,
+    confirm: Annotated[
+        bool, typer.Option(help="One seed anew; equal numbers renew the evidence of older code.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a system on standard output.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for the evidence instead of the shipped one.")] = None,
 ) -> None:
@@ -41,6 +45,9 @@ def reproduce(
     target = out or (None if smoke else evidence.folder())
     console = Console(stderr=as_json)
     how: dict[str, Any] = {"jobs": jobs, "executor": executor, "fresh": fresh}
+    if confirm:
+        _confirm(studies, numbers, target, how, console)
+        return
     if part:
         _measure_part(studies, numbers, smoke, part, how, _reporter(console))
         return
@@ -103,6 +110,24 @@ def _measure_part(
         work = [(arm, seed) for seed in seeds or one.seeds for arm in one.arms]
         for (arm, seed), outcome in measure(one, share(work, *part), budget, **how):
             report(arm, seed, outcome)
+
+
+def _confirm(
+    studies: list[Any], seeds: list[int] | None, target: Path | None, how: dict[str, Any], console: Any
+) -> None:
+    """Renew the evidence whose numbers today's code gives again on one seed."""
+    from redistill.core import evidence
+    from redistill.core.confirm import confirm
+
+    if target is None or (seeds and len(seeds) > 1):
+        raise UserError("it takes one seed, and no smoke run", place="--confirm")
+    for one in studies:
+        record = evidence.read(one.slug, target)
+        if record is None or "frozen" not in record:
+            raise UserError(f"{one.slug!r} has no evidence that could be confirmed", place="--confirm")
+        seed = seeds[0] if seeds else record["seeds"][0]
+        evidence.write(confirm(one, record, seed, **how), target)
+        console.print(f"{one.slug}: seed {seed}, measured anew, gave the same numbers", highlight=False)
 
 
 def _reporter(console: Console) -> Any:

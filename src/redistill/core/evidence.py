@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 VERDICTS = ("holds", "not shown", "contradicted")  # from the best to the worst
+JUDGING = ("cache", "cells", "claims", "confirm", "evidence", "record", "study")  # modules of the core without numbers
 NO_NUMBERS = ("STUDY", "FIGURES", "draw")  # names at the top of a study that no number depends on
 
 
@@ -72,6 +73,8 @@ def warnings(record: Mapping[str, Any]) -> list[str]:
     told = {"stale": f"stale: the code has changed since; {again}",
             "older engine": f"measured with an older engine; {again}"}  # fmt: skip
     lines = [told[old]] if (old := age(record)) else []
+    if not old and "confirmed" in record:
+        lines.append(f"the code has changed since; seed {record['confirmed']}, measured anew, gave the same numbers")
     lines += [f"{where} diverged: {why}" for where, why in record.get("diverged", {}).items()]
     if record.get("reused"):
         seeds = ", ".join(map(str, record["reused"]))
@@ -92,7 +95,8 @@ def age(record: Mapping[str, Any]) -> str:
 
 
 def engine() -> str:
-    """A hash of the core, on which every number depends."""
+    """A hash of that part of the core on which every number depends: not of what judges and writes."""
     from redistill.sources import digest, modules  # not at the top: hashing is no part of listing
 
-    return digest(modules("redistill.core"))
+    judging = {f"redistill.core.{name}" for name in JUDGING}
+    return digest(name for name in modules("redistill.core") if name not in judging)

@@ -28,8 +28,6 @@ def record_of(
     study: Study, results: Results, budget: Budget, smoke: bool, seconds: float, target: Path | None
 ) -> dict[str, Any]:
     """The evidence of one run, as JSON. ``target``: where the evidence before it lies, for the seeds it has seen."""
-    modules = study.code()
-    blocks = [name for name in modules if not _of_engine(name)]
     claims = []
     for claim in study.claims:
         arms = {claim.arm, claim.against} - {""}
@@ -42,15 +40,24 @@ def record_of(
         "diverged": {f"{arm}, seed {seed}": o.diverged for (arm, seed), o in results.cells.items() if o.diverged},
         "budget": dict(budget), "smoke": smoke, "notes": notes(study, results),
         "command": f"redistill reproduce {study.slug} --seeds " + ",".join(map(str, results.seeds)),
-        "texts": _texts(results), "modules": blocks, "device": study.device, "versions": versions(),
-        "digest": sources.digest(blocks, leave_out=NO_NUMBERS),
-        "engine": evidence.engine(),
-        **_seen(study, results, budget, target),
+        "texts": _texts(results), "device": study.device, "versions": versions(),
+        **code_of(study), **_seen(study, results, budget, target),
     }  # fmt: skip
 
 
-def _of_engine(module: str) -> bool:
-    return module.split(".")[:2] == ["redistill", "core"]
+def code_of(study: Study) -> dict[str, Any]:
+    """The code that the numbers belong to: method, study and blocks by name, their hash, and that of the engine."""
+    blocks = [name for name in study.code() if name.split(".")[:2] != ["redistill", "core"]]
+    digest = sources.digest(blocks, leave_out=NO_NUMBERS)
+    return {"modules": blocks, "digest": digest, "engine": evidence.engine()}
+
+
+def asked(study: Study, budget: Budget) -> str:
+    """A hash of what is asked: claims, arms, budget, bed. Whatever moves in it wants new seeds."""
+    beds = [name for name in study.code() if name.startswith(("redistill.beds", "redistill.studies"))]
+    claims = [asdict(claim) for claim in study.claims]
+    return key({"claims": claims, "budget": dict(budget), "arms": study.titles(),
+                "bed": sources.digest(beds, leave_out=NO_NUMBERS)})  # fmt: skip
 
 
 def room(study: Study, results: Results) -> dict[str, Any] | None:
@@ -67,10 +74,7 @@ def room(study: Study, results: Results) -> dict[str, Any] | None:
 def _seen(study: Study, results: Results, budget: Budget, target: Path | None) -> dict[str, Any]:
     """``frozen``: a hash of what was asked. ``seen``: seed -> what was asked when it was first looked at. ``reused``:
     the seeds of this run that had been looked at before something moved."""
-    beds = [name for name in study.code() if name.startswith(("redistill.beds", "redistill.studies"))]
-    asked = [asdict(claim) for claim in study.claims]
-    frozen = key({"claims": asked, "budget": dict(budget), "arms": study.titles(),
-                  "bed": sources.digest(beds, leave_out=NO_NUMBERS)})  # fmt: skip
+    frozen = asked(study, budget)
     before = evidence.read(study.slug, target) if target else None
     first = before.get("seen") or {str(seed): "before" for seed in before["seeds"]} if before else {}
     seen = {**{str(seed): frozen for seed in results.seeds}, **first}
