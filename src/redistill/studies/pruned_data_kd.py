@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from redistill.beds import emoji_subgroups, metrics
-from redistill.beds.bench import columns, probabilities
+from redistill.beds.bench import columns, labelled, probabilities
 from redistill.beds.images import Images
 from redistill.beds.mnist import digits
 from redistill.core import Method, Plan, fit
@@ -25,7 +25,6 @@ from redistill.core.claims import headline, higher, lower
 from redistill.core.study import Outcome, Results, Study
 from redistill.methods.supervised.pruned_data_kd import PrunedDataKd, pruned_ridge, pruning
 from redistill.models.nets import mlp
-from redistill.studies.classifiers import train_on_labels
 from redistill.supervised.classifier import Classification
 from redistill.supervised.targets import LabelSmoothing
 
@@ -95,7 +94,7 @@ def _teacher(name: str, width: int, seed: int, budget: Mapping[str, Any]) -> dic
     training, _, test = bed(name, seed, budget)
     torch.manual_seed(seed + 1000)
     net = mlp(training.image[0].size, training.classes, (width,))
-    train_on_labels(net, training, seed, steps=LONGER[name] * budget["teacher_steps"], clip=CLIP)
+    labelled(net, training, seed, steps=LONGER[name] * budget["teacher_steps"], clip=CLIP)
     accuracy = metrics.accuracy(probabilities(net, test), test.label)
     with torch.no_grad():
         return {"logits": net(torch.from_numpy(training.image)), "accuracy": torch.tensor(accuracy)}
