@@ -18,7 +18,7 @@ from torch import nn
 from redistill.core import Diverged, Ema, Loss, Method, Plan, UserError, checkpoint, fit
 from redistill.core.followers import same_weights
 from tests.core.processes import in_two_processes
-from tests.core.toys import ROWS, WIDTH, Scale, data, net, toy
+from tests.core.toys import ROWS, WIDTH, Scale, data, net, reseal, toy
 
 PLAN = Plan(steps=8, batch_size=10, lr=1e-2, schedule="cosine", warmup=2, clip=1.0, device="cpu", log_every=2)
 
@@ -183,7 +183,7 @@ def test_a_damaged_or_foreign_checkpoint_is_named_and_the_one_before_it_is_used(
         (last / "state.json").write_text("{")
     else:
         numbers = json.loads((last / "state.json").read_text())
-        (last / "state.json").write_text(json.dumps({**numbers, "rows": 99}))
+        reseal(last, run={**numbers["run"], "rows": 99})
     with pytest.warns(UserWarning, match="step-000000006"):
         resumed = fit(toy(), data(), plan(save_every=2, keep=5), folder=tmp_path, resume=True)
     assert same_weights(resumed.method, fit(toy(), data(), PLAN).method)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from redistill.core import Plan, UserError, fit
 from redistill.core.engine import Engine
 from redistill.core.followers import same_weights
 from tests.core.test_exactness import Alone
-from tests.core.toys import data, net, toy
+from tests.core.toys import data, net, reseal, toy
 
 PLAN: dict[str, Any] = {"steps": 8, "batch_size": 10, "lr": 1e-2, "device": "cpu", "log_every": 2}
 TURNS = {"critic": {"lr": 0.02}}
@@ -75,11 +74,11 @@ def test_to_resume_without_a_folder_is_refused():
         fit(toy(), data(), Plan(**PLAN), resume=True)
 
 
-def test_a_checkpoint_of_an_older_format_is_named(tmp_path):
+@pytest.mark.parametrize("number", [1, None])
+def test_a_checkpoint_of_another_format_is_named(number, tmp_path):
     fit(toy(), data(), Plan(**PLAN), folder=tmp_path, until=1)
-    state = next((tmp_path / "checkpoints").iterdir()) / "state.json"
-    state.write_text(json.dumps({k: v for k, v in json.loads(state.read_text()).items() if k != "plan"}))
-    with pytest.raises(UserError, match=r"has an older format$"):
+    reseal(next((tmp_path / "checkpoints").iterdir()), format=number)
+    with pytest.raises(UserError, match=rf"has another format \({number}, not 2\)$"):
         fit(toy(), data(), Plan(**PLAN), folder=tmp_path, resume=True)
 
 

@@ -38,6 +38,10 @@ def test_the_clock_of_rank_0_says_when_all_ranks_save(ranks):
     assert [rank["saved"].tolist() for rank in ranks] == [[8, 1], [8, 1]]
 
 
+def test_ranks_that_would_go_on_from_other_steps_are_refused(ranks):
+    assert all("apart" in rank for rank in ranks)
+
+
 def test_what_no_rank_has_a_gradient_for_stays_as_it_was(ranks):
     one = fit(spare(), data(), DECAY).student
     for rank in ranks:

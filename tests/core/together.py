@@ -112,6 +112,14 @@ def main(folder: Path) -> None:
     assert isinstance(twin, DTensor) and twin.dtype == torch.float32
     out["twin"] = twin.full_tensor()
 
+    own = folder / f"own{world.rank}"  # only rank 0 writes, so rank 1 finds nothing to go on with
+    fit(Alone(net(0)), data(), Plan(**PLAN), folder=own, until=3)
+    try:
+        fit(Alone(net(0)), data(), Plan(**PLAN), folder=own, resume=True)
+    except UserError as error:
+        assert "the processes differ ([3, 0]) in the step to go on from" in str(error), error
+        out["apart"] = torch.ones(())
+
     for parallel in ("replicate", "shard"):
         plan = Plan(**PLAN, parallel=parallel, accumulate=4)  # micro-batches of a row or two: many in which none counts
         state = fit(Nothing(net(0), rows=20), data(), plan).method.state_dict()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import threading
@@ -13,26 +14,67 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from redistill.core.build import validated
 from redistill.core.errors import UserError
 
 _TENSORS, _NUMBERS = "state.safetensors", "state.json"
+_FORMAT: Literal[2] = 2
+_HEAD = len('{"sha256": "",') + 64  # bytes of the first line
 
 
-class Broken(ValueError):
+class Broken(Exception):
     """A checkpoint that cannot be used, and why."""
+
+
+class Numbers(BaseModel):
+    """The JSON of a checkpoint."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    format: Literal[2] = _FORMAT
+    tensors: str = Field(description="checksum of their file")
+    run: dict[str, Any] = Field(description="what must agree: method, options, rows, plan")
+    step: int = Field(ge=0, lt=2**62)
+    drawn: int = Field(ge=0, lt=2**62, description="global batches")
+    history: list[dict[str, Any]] = Field(description="logged rows")
+    silent: dict[str, list[str]] = Field(description="turn -> networks that no gradient has reached yet")
+    sums: dict[str, list[float]] = Field(description="numbers since the last logged row")
+    seen: int = Field(ge=0, lt=2**62, description="rows since then")
+
+    @model_validator(mode="after")
+    def _leads_here(self) -> Self:
+        marks: list[Any] = [0, *(row.get("step") for row in self.history)]
+        whole = all(type(mark) is int for mark in marks)
+        if not whole or marks != sorted(set(marks)) or marks[-1] > self.step:
+            raise ValueError(f"history does not lead to step {self.step}")
+        return self
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What :func:`write` saved: ``tensors`` by name and JSON ``numbers``."""
+    """What :func:`write` saved."""
 
     tensors: dict[str, Tensor]
-    numbers: dict[str, Any]
+    numbers: Numbers
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a checkpoint of this run may hold. ``tensors``: all but the optimisers', by name. ``slots``: what the
+    optimiser of ``optim.<turn>.<i>`` keeps of a parameter, once it was updated."""
+
+    run: Mapping[str, Any]
+    steps: int
+    trains: Mapping[str, Sequence[str]]
+    tensors: Mapping[str, Tensor]
+    slots: Mapping[str, Mapping[str, Tensor]]
 
 
 def plain(value: Any, place: str) -> Any:
@@ -49,69 +91,107 @@ def write(folder: Path, step: int, tensors: dict[str, Tensor], numbers: dict[str
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     save_file({k: t.contiguous().clone() for k, t in tensors.items()}, beside / _TENSORS)
-    numbers = {**numbers, "step": step, "sha256": _digest(beside / _TENSORS)}
-    (beside / _NUMBERS).write_text(json.dumps(numbers, indent=1))
+    numbers = {"format": _FORMAT, "tensors": _digest(beside / _TENSORS), "step": step, **numbers}
+    (beside / _NUMBERS).write_bytes(sealed(json.dumps(numbers, indent=1).encode()[1:]))
     for file in (*beside.iterdir(), beside):
         _flush(file)
     shutil.rmtree(target, ignore_errors=True)
     os.replace(beside, target)
     _flush(folder)
-    for old in [path for path in steps(folder) if path <= target][:-keep]:  # later ones were passed over
+    for old in [path for path in steps(folder) if _step(path) <= step][:-keep]:  # later ones were passed over
         shutil.rmtree(old)
     return target
 
 
+def sealed(body: bytes) -> bytes:
+    """A JSON table, of which ``body`` is all but the opening brace, with the checksum of ``body`` before it."""
+    return b'{"sha256": "%s",' % hashlib.sha256(body).hexdigest().encode() + body
+
+
 def steps(folder: Path) -> list[Path]:
-    """The checkpoints in ``folder``, oldest first."""
-    return sorted(folder.glob("step-*")) if folder.is_dir() else []
+    """The checkpoints in ``folder``, oldest first; what else lies there (a copy called step-best) is none."""
+    return sorted((path for path in folder.glob("step-*") if path.is_dir() and _step(path) >= 0), key=_step)
+
+
+def _step(path: Path) -> int:
+    """The step in a checkpoint's name; -1 in any other."""
+    name = re.fullmatch(r"step-(\d{9,18})", path.name, re.ASCII)
+    return int(name[1]) if name else -1
 
 
 def read(path: Path) -> Checkpoint:
     """Load and verify one checkpoint; raises :class:`Broken` with the reason."""
     try:
-        numbers = json.loads((path / _NUMBERS).read_text())
-        if _digest(path / _TENSORS) != numbers["sha256"]:
+        raw = (path / _NUMBERS).read_bytes()
+        if raw != sealed(raw[_HEAD:]):
+            raise Broken(f"{path}: {_NUMBERS} is damaged (checksum differs)")
+        given = json.loads(b"{" + raw[_HEAD:])
+        if given.get("format") != _FORMAT:
+            raise Broken(f"{path}: has another format ({given.get('format')}, not {_FORMAT})")
+        numbers = validated(Numbers, given, place=f"{path}: {_NUMBERS}")
+        if _digest(path / _TENSORS) != numbers.tensors:
             raise Broken(f"{path}: {_TENSORS} is damaged (checksum differs)")
         return Checkpoint(load_file(path / _TENSORS), numbers)
-    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+    except UserError as error:
+        raise Broken(str(error)) from error
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise Broken(f"{path}: not a whole checkpoint ({error})") from error
 
 
-def latest(
-    folder: Path, expect: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]
-) -> tuple[Checkpoint | None, list[str]]:
-    """The newest usable checkpoint, and one line for each newer one that is damaged or from another run.
-
-    ``expect``: numbers that must agree (method, options, seed). ``shapes``: of the tensors, optimisers left out.
-    """
+def latest(folder: Path, expected: Expected) -> tuple[Checkpoint | None, list[str]]:
+    """The newest usable checkpoint, and one line for each newer one that is damaged or from another run."""
     passed: list[str] = []
     for path in reversed(steps(folder)):
         try:
-            return _checked(path, expect, shapes), passed
+            checkpoint = read(path)
+            for fault in _faults(checkpoint, expected, _step(path)):
+                raise Broken(f"{path}: {fault}")
+            return checkpoint, passed
         except Broken as reason:
             passed.append(str(reason))
     return None, passed
 
 
-def _checked(path: Path, expect: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> Checkpoint:
-    checkpoint = read(path)
-    if not {"window", "plan"} <= checkpoint.numbers.keys():
-        raise Broken(f"{path}: has an older format")
-    differ = [line for key, value in expect.items() for line in _differences(key, checkpoint.numbers.get(key), value)]
+def _faults(checkpoint: Checkpoint, expected: Expected, step: int) -> Iterator[str]:
+    """Why a whole checkpoint, named after ``step``, is none of this run; the first reason says enough."""
+    numbers = checkpoint.numbers
+    differ = list(_differences("", numbers.run, expected.run))
     if differ:
-        raise Broken(f"{path}: from another run ({', '.join(differ)})")
-    saved = {k: list(t.shape) for k, t in checkpoint.tensors.items() if not k.startswith("optim.")}
-    other = sorted(k for k in saved.keys() | shapes.keys() if saved.get(k) != list(shapes.get(k, [-1])))
+        yield f"from another run ({', '.join(differ)})"
+    if numbers.step != step:
+        yield f"holds step {numbers.step}"
+    if numbers.step > expected.steps:
+        yield f"step {numbers.step} of a run of {expected.steps}"
+    for turn, names in numbers.silent.items():
+        if turn not in expected.trains or not set(names) <= set(expected.trains[turn]):
+            yield f"turn {turn!r} does not train {names}"
+    nets = {name: tensor for name, tensor in checkpoint.tensors.items() if not name.startswith("optim.")}
+    yield from _unlike(nets, expected.tensors)
+    kept: dict[str, dict[str, Tensor]] = {}
+    for name in sorted(checkpoint.tensors.keys() - nets.keys()):
+        parameter, _, slot = name.rpartition(".")
+        kept.setdefault(parameter, {})[slot] = checkpoint.tensors[name]
+    for parameter, slots in kept.items():
+        yield from _unlike(slots, expected.slots.get(parameter, {}), f"{parameter}.")
+        if "step" in slots and not slots["step"] >= 1:
+            yield f"{parameter}.step is {slots['step']:g}"
+
+
+def _unlike(saved: Mapping[str, Tensor], here: Mapping[str, Tensor], prefix: str = "") -> Iterator[str]:
+    """What lies on one side only, or has another shape or type there."""
+    forms = [{name: (list(t.shape), t.dtype) for name, t in side.items()} for side in (saved, here)]
+    other = [
+        prefix + name for name in sorted(forms[0].keys() | forms[1].keys()) if forms[0].get(name) != forms[1].get(name)
+    ]
     if other:
-        raise Broken(f"{path}: has other tensors than this run ({', '.join(other[:3])})")
-    return checkpoint
+        yield f"has other tensors than this run ({', '.join(other[:3])})"
 
 
 def _differences(name: str, was: Any, here: Any) -> Iterator[str]:
     """What differs, the options of a table one by one."""
     if isinstance(was, Mapping) and isinstance(here, Mapping):
         for key in {**was, **here}:
-            yield from _differences(f"{name}.{key}", was.get(key), here.get(key))
+            yield from _differences(f"{name}.{key}".lstrip("."), was.get(key), here.get(key))
     elif was != here:
         yield f"{name} was {was!r}, is {here!r} here"
 

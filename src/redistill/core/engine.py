@@ -336,9 +336,8 @@ class Engine:
         with self.pace.saving():
             tensors = self.state()
             if self.world.main:
-                numbers = {**self.identity(), "drawn": self.drawn, "history": self.history}
-                numbers["silent"] = self.roles.silent
-                numbers["window"] = [self.window.sums, self.window.rows]
+                numbers = {"run": self.identity(), "drawn": self.drawn, "history": self.history}
+                numbers |= {"silent": self.roles.silent, "sums": self.window.sums, "seen": self.window.rows}
                 checkpoint.write(self.folder / "checkpoints", self.now.step, tensors, numbers, keep=self.plan.keep)
             self.world.barrier()
 
@@ -357,14 +356,21 @@ class Engine:
         there = checkpoint.steps(self.folder / "checkpoints")
         if there and not resume:
             raise UserError(f"{self.folder} holds another run; resume it or choose another folder", place="folder")
-        shapes = {name: tensor.shape for name, tensor in self.roles.state().items()}
-        found, passed = checkpoint.latest(self.folder / "checkpoints", self.identity(), shapes)
+        found, passed = checkpoint.latest(self.folder / "checkpoints", self._expected())
         if there and found is None:
             raise UserError(f"no checkpoint in it belongs to this run: {passed[0]}", place=str(self.folder))
         for reason in passed:
             warnings.warn(f"passed over a checkpoint: {reason}", stacklevel=2)
         if found:
             self.load(found)
+        self.world.same(
+            self.now.step, "the step to go on from; every process must see the run's folder", str(self.folder)
+        )
+
+    def _expected(self) -> checkpoint.Expected:
+        kept = {turn: self.plan.optim(turn).slots(self.roles.parameters(turn)) for turn in self.optimizers}
+        slots = {f"optim.{turn}.{i}": like for turn, likes in kept.items() for i, like in enumerate(likes)}
+        return checkpoint.Expected(self.identity(), self.steps, self.roles.trains, self.roles.state(), slots)
 
     def load(self, found: checkpoint.Checkpoint) -> None:
         """Put a checkpoint's tensors and position in place."""
@@ -373,12 +379,12 @@ class Engine:
                 tensor.copy_(placed_like(found.tensors[name], tensor))
         for turn, optimizer in self.optimizers.items():
             optimizer.load_state_dict(_optimizer_state(found.tensors, turn, optimizer, self.roles.parameters(turn)))
-        self.now.step, self.drawn = found.numbers["step"], found.numbers["drawn"]
+        self.now.step, self.drawn = found.numbers.step, found.numbers.drawn
         self.now.epoch = max(self.drawn - 1, 0) // self.batches.per_epoch
         self.now.ends_epoch = self.drawn > 0 and self.drawn % self.batches.per_epoch == 0
         self._counted.update(self.method.trains if self.now.step else ())
-        self.history, self.roles.silent = found.numbers["history"], found.numbers.get("silent", {})
-        self.window.sums, self.window.rows = found.numbers["window"]
+        self.history, self.roles.silent = found.numbers.history, found.numbers.silent
+        self.window.sums, self.window.rows = found.numbers.sums, found.numbers.seen
 
 
 def _optimizer_state(

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from torch import nn
+from torch import Tensor, nn
 
 from redistill.core.build import one_line, validated
 from redistill.core.errors import UserError, unknown
@@ -55,6 +55,16 @@ class Optim(BaseModel):
             return torch.optim.SGD(parameters, momentum=self.momentum, nesterov=self.nesterov, **common)
         kind = torch.optim.AdamW if self.optimizer == "adamw" else torch.optim.Adam
         return kind(parameters, betas=self.betas, eps=self.eps, **common)
+
+    def slots(self, parameters: list[nn.Parameter]) -> list[dict[str, Tensor]]:
+        """What the optimiser keeps of each parameter once it was updated: scalars, or what is as the parameter is."""
+        tried = {p.dtype: nn.Parameter(torch.zeros(2, dtype=p.dtype)) for p in parameters}
+        for trial in tried.values():
+            trial.grad = torch.zeros_like(trial)
+        optimizer = self.build(list(tried.values()))
+        optimizer.step()
+        kept = {dtype: optimizer.state[trial].items() for dtype, trial in tried.items()}
+        return [{k: p if v.ndim else v for k, v in kept[p.dtype] if isinstance(v, Tensor)} for p in parameters]
 
 
 class Plan(Optim):

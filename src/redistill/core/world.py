@@ -62,6 +62,12 @@ class World:
             dist.all_reduce(values)
         return values
 
+    def same(self, number: int, what: str, place: str) -> None:
+        """Refuse to go on where the ranks have different numbers."""
+        numbers = self.gather(torch.tensor([number], device=self.device)).tolist()
+        if len(set(numbers)) > 1:
+            raise UserError(f"the processes differ ({numbers}) in {what}", place=place)
+
     def gather(self, rows: Tensor) -> Tensor:
         """The rows of all ranks in the order of the global batch; ranks may hold unequal numbers of rows."""
         if self.size == 1:
