@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 from pathlib import Path
@@ -9,47 +10,42 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from redistill.core.errors import UserError
+from redistill.core.errors import UserError, first_line, reading
 
 if TYPE_CHECKING:
     import numpy as np
 
 
-def first_line(error: BaseException) -> str:
-    """What an error says, in one line; its name where it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(": ")
-
-
 def existing(path: str | Path, place: str) -> Path:
     """``path`` if it is a file. Raises :class:`UserError` at ``place`` for a folder and for nothing."""
     file = Path(path)
-    if file.is_dir():
-        raise UserError(f"{path} is a folder; give a file", place=place)
-    if not file.is_file():
-        raise UserError(f"no such file: {path}", place=place)
+    with reading(f"cannot look for {str(path)[:60]!r}", place=place):  # a name too long, a folder that may not be read
+        if file.is_dir():
+            raise UserError(f"{path} is a folder; give a file", place=place)
+        if not file.is_file():
+            raise UserError(f"no such file: {path}", place=place)
     return file
 
 
 def text(path: str | Path, place: str) -> str:
     """The text of a UTF-8 file, with or without a byte order mark."""
-    try:
-        return existing(path, place).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise UserError("not UTF-8 text; save it as UTF-8", place=f"{path}:{line}") from error
-    except OSError as error:
-        raise UserError(f"cannot read {path} ({error.strerror})", place=place) from error
+    with reading(f"cannot read {path}", place=place):
+        raw = existing(path, place).read_bytes()
+        try:
+            return raw.removeprefix(codecs.BOM_UTF8).decode("utf-8")
+        except UnicodeDecodeError as error:
+            line = raw.count(b"\n", 0, error.start) + 1
+            raise UserError("not UTF-8 text; save it as UTF-8", place=f"{path}:{line}") from error
 
 
 def parsed(given: str, place: str) -> Any:
     """The value of a JSON text that stands at ``place``."""
-    try:
-        return json.loads(given)
-    except json.JSONDecodeError as error:
-        where = f", line {error.lineno}" if error.lineno > 1 else ""
-        raise UserError(f"not JSON ({error.msg}{where})", place=place) from error
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
-        raise UserError(f"not JSON that can be read ({first_line(error)})", place=place) from error
+    with reading("not JSON that can be read", place=place):  # a number of thousands of digits, thousands of brackets
+        try:
+            return json.loads(given)
+        except json.JSONDecodeError as error:
+            where = f", line {error.lineno}" if error.lineno > 1 else ""
+            raise UserError(f"not JSON ({error.msg}{where})", place=place) from error
 
 
 def json_table(path: str | Path, place: str) -> dict[str, Any]:
@@ -58,6 +54,9 @@ def json_table(path: str | Path, place: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UserError(f"expected an object with named fields, got {str(found)[:40]!r}", place=str(path))
     return found
+
+
+MOST_VALUES = 100_000  # of one YAML text
 
 
 class _Loader(yaml.SafeLoader):
@@ -77,15 +76,30 @@ class _Loader(yaml.SafeLoader):
 
 def yaml_value(given: str, place: str, *, lines: bool = True) -> Any:
     """The value of a YAML text that stands at ``place``; ``lines``: name the line of a mistake too."""
-    try:
-        return yaml.load(given, _Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{place}:{mark.line + 1}" if mark and lines else place
-        said = getattr(error, "problem", None) or first_line(error)
-        raise UserError(f"{'' if lines else repr(given) + ' is '}not YAML ({said})", place=where) from error
-    except (ValueError, RecursionError) as error:  # a month 13, thousands of brackets
-        raise UserError(f"not YAML that can be read ({first_line(error)})", place=place) from error
+    with reading("not YAML that can be read", place=place):  # a month 13, thousands of brackets
+        try:
+            loader = _Loader(given)
+            root = loader.get_single_node()
+            if root is None:
+                return None
+            _check_size(root, {}, place)
+            return loader.construct_document(root)
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            where = f"{place}:{mark.line + 1}" if mark and lines else place
+            said = getattr(error, "problem", None) or first_line(error)
+            raise UserError(f"{'' if lines else repr(given) + ' is '}not YAML ({said})", place=where) from error
+
+
+def _check_size(node: yaml.Node, sizes: dict[int, int], place: str) -> int:
+    """How many values ``node`` is with all its aliases written out: a few lines of them can stand for billions."""
+    if id(node) not in sizes:
+        sizes[id(node)] = MOST_VALUES  # an alias within its own anchor never ends
+        parts = [n for v in node.value for n in (v if isinstance(v, tuple) else (v,)) if isinstance(n, yaml.Node)]
+        sizes[id(node)] = 1 + sum(_check_size(part, sizes, place) for part in parts)
+    if sizes[id(node)] > MOST_VALUES:
+        raise UserError(f"its aliases stand for more than {MOST_VALUES} values", place=place)
+    return sizes[id(node)]
 
 
 def arrays(path: str | Path, place: str) -> dict[str, np.ndarray]:
@@ -95,30 +109,27 @@ def arrays(path: str | Path, place: str) -> dict[str, np.ndarray]:
 
     import numpy as np
 
-    try:
-        found = np.load(existing(path, place), allow_pickle=False)
-        if isinstance(found, np.ndarray):
-            raise UserError(f"{path} is one array (npy); write named ones with numpy.savez", place=place)
-        with found:
-            return {name: found[name] for name in found.files}
-    except UserError:
-        raise
-    except PermissionError as error:
-        raise UserError(f"cannot read {path} ({error.strerror})", place=place) from error
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        odd = "pickled objects are not read" if "allow_pickle" in str(error) else first_line(error)
-        raise UserError(f"{path} is no whole npz file ({odd}); write it again with numpy.savez", place=place) from error
+    with reading(f"cannot read {path}", place=place):
+        try:
+            found = np.load(existing(path, place), allow_pickle=False)
+            if isinstance(found, np.ndarray):
+                raise UserError(f"{path} is one array (npy); write named ones with numpy.savez", place=place)
+            with found:
+                return {name: found[name] for name in found.files}
+        except (UserError, PermissionError):
+            raise
+        except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+            odd = "pickled objects are not read" if "allow_pickle" in str(error) else first_line(error)
+            remedy = "write it again with numpy.savez"
+            raise UserError(f"{path} is no whole npz file ({odd}); {remedy}", place=place) from error
 
 
 def check_out(folder: Path, place: str) -> None:
     """Refuse, before anything is computed, a folder to write that is a file, lies in one, or may not be written."""
-    if "\0" in str(folder):
-        raise UserError(f"{str(folder)!r} can be no folder", place=place)
-    try:
+    with reading(f"{str(folder)[:60]!r} can be no folder", place=place):
+        if "\0" in str(folder):
+            raise ValueError("a name with a null byte")
         there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-    except (OSError, ValueError) as error:
-        said = getattr(error, "strerror", None) or first_line(error)
-        raise UserError(f"{str(folder)[:60]!r} can be no folder ({said})", place=place) from error
     if not there.is_dir():
         raise UserError(f"{there} is a file; choose a folder", place=place)
     if not os.access(there, os.W_OK | os.X_OK):
@@ -128,5 +139,7 @@ def check_out(folder: Path, place: str) -> None:
 def check_empty(folder: Path, place: str) -> None:
     """:func:`check_out`, and refuse a folder that holds something."""
     check_out(folder, place)
-    if folder.exists() and any(folder.iterdir()):
+    with reading(f"cannot look into {folder}", place=place):
+        full = folder.exists() and any(folder.iterdir())
+    if full:
         raise UserError(f"{folder} is not empty; choose another folder", place=place)

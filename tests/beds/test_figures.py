@@ -47,6 +47,16 @@ def test_curves_are_means_over_seeds_or_every_seed():
     assert list(every.lines[0].get_xdata()) == [1, 2, 3, 4] and len(every.get_legend().get_texts()) == 1
 
 
+def test_a_seed_that_diverged_is_left_out():
+    torn = results()
+    torn.cells["rival", 1] = Outcome({}, diverged="step 3: loss is nan")
+    bar, curve = Page().subplots(2)
+    bars("accuracy")(bar, torn, ARMS)
+    curves("path")(curve, torn, ARMS)
+    assert [patch.get_width() for patch in bar.patches] == pytest.approx([53, 64])
+    assert [list(line.get_ydata()) for line in curve.lines] == [[0, 1.5, 3, 4.5], [0, 3, 6, 9]]
+
+
 def test_points_are_seeds():
     drawn = axis(points("accuracy", "ece"))
     assert len(drawn.collections) == 2

@@ -30,14 +30,14 @@ def bars(
         shown = _with(metric, results, arms or every)
         values = scale * np.array([results.values(arm, metric) for arm in shown])  # [A, seeds]
         colours = ["tab:orange" if arm in ours else "tab:gray" for arm in shown]
-        axis.barh(shown, values.mean(1), xerr=values.std(1), color=colours)
+        axis.barh(shown, np.nanmean(values, 1), xerr=np.nanstd(values, 1), color=colours)
         axis.invert_yaxis()
 
-        spread = np.ptp(values) or 1.0
-        axis.set_xlim(min(0, values.min()) if values.min() < 2 * spread else values.min() - spread / 2,
-                      values.max() + spread / 4)  # fmt: skip
+        low, high = float(np.nanmin(values)), float(np.nanmax(values))
+        spread = high - low or 1.0
+        axis.set_xlim(min(0, low) if low < 2 * spread else low - spread / 2, high + spread / 4)
         if dots:
-            axis.plot([scale * results.values(arm, dots).mean() for arm in shown], shown, "ko", markersize=4)
+            axis.plot([scale * np.nanmean(results.values(arm, dots)) for arm in shown], shown, "ko", markersize=4)
         unit = ", %" if scale == 100 else ""
         axis.set_title(title or metric.replace("_", ": ", 1) + unit, fontsize=10)
         axis.tick_params(axis="y", labelsize=8)
@@ -59,10 +59,12 @@ def curves(
     ``each`` seed. ``axes``: labels, limits and scales."""
 
     def draw(axis: Any, results: Results, every: Sequence[str]) -> None:
-        shown = [arm for arm in arms or every if array in results.cells[arm, results.seeds[0]].arrays]
-        for number, arm in enumerate(shown):
-            found = scale * np.array([results.array(arm, seed, array) for seed in results.seeds])  # [seeds, P]
-            at = results.array(arm, results.seeds[0], x) if x else np.arange(1, found.shape[1] + 1)
+        for number, arm in enumerate(arms or every):
+            seeds = [s for s in results.seeds if array in results.cells[arm, s].arrays]  # some may have diverged
+            if not seeds:
+                continue
+            found = scale * np.array([results.array(arm, seed, array) for seed in seeds])  # [seeds, P]
+            at = results.array(arm, seeds[0], x) if x else np.arange(1, found.shape[1] + 1)
             for k, line in enumerate(found if each else found.mean(0, keepdims=True)):
                 axis.plot(at, line, color=f"C{number}", label=None if k else arm)
         axis.set_title(title or array.replace("_", ": ", 1), fontsize=10)
@@ -101,7 +103,7 @@ def tiles(array: str, rows: int = 1, title: str = "", *, arms: Sequence[str] = (
 
 
 def _with(metric: str, results: Results, arms: Sequence[str]) -> list[str]:
-    return [arm for arm in arms if np.isfinite(results.values(arm, metric)).all()]
+    return [arm for arm in arms if np.isfinite(results.values(arm, metric)).any()]  # a seed may have diverged
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _main(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="The version."),
+    traceback: bool = typer.Option(False, "--traceback", help="Show where an error rose, too; may stand anywhere."),
 ) -> None:
     """Published distillation and self-distillation systems under one contract, with evidence."""
 

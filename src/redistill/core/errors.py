@@ -6,7 +6,10 @@ The command line prints a :class:`UserError` without a traceback and exits with 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 
 class UserError(ValueError):
@@ -19,6 +22,35 @@ class UserError(ValueError):
 class Diverged(RuntimeError):
     """A loss or a gradient became NaN or infinite; names the step, the turn and the term. No parameter was updated
     with it (a batch norm may have counted the batch)."""
+
+
+@contextmanager
+def reading(what: str, *, place: str, remedy: str = "") -> Iterator[None]:
+    """Around what is the user's and is read, imported, built or first called: whatever rises there becomes a
+    :class:`UserError` at ``place`` that says ``what`` failed, why, and the ``remedy``.
+
+    An end of the program is none here: a module that calls ``sys.exit`` on import is the user's mistake too."""
+    try:
+        yield
+    except (UserError, Diverged):
+        raise
+    except (Exception, SystemExit) as error:
+        said = f"{what} ({first_line(error)}{_raised_in(error)})"
+        raise UserError(f"{said}; {remedy}" if remedy else said, place=place) from error
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line; its name where it says nothing that stands alone."""
+    said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(": ")[:300]
+    return f"{type(error).__name__}: {said}" if isinstance(error, (LookupError, SystemExit)) else said
+
+
+def _raised_in(error: BaseException) -> str:
+    """The user's own file and line that an error rose in, to mend a network of one's own by."""
+    others = (str(Path(__file__).parents[1]), str(Path(traceback.__file__).parent), "<")  # ours, Python's and packages'
+    own = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(others)]
+    own = [f for f in own if "site-packages" not in f.filename]
+    return f"; {Path(own[-1].filename).name}:{own[-1].lineno}" if own else ""
 
 
 def nearest(word: str, valid: Iterable[object]) -> str:

@@ -1,0 +1,54 @@
+"""What escapes every reader is caught at the command: one line that calls it a bug, and a traceback in a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from redistill.cli import main
+
+
+def ended(capsys, arguments=()) -> tuple[int, str]:
+    with pytest.raises(SystemExit) as left:
+        main([*arguments])
+    return left.value.code, capsys.readouterr().err
+
+
+def breaking(monkeypatch, error):
+    def command(arguments):
+        raise error
+
+    monkeypatch.setattr("redistill.cli.app.run", command)
+
+
+def test_a_bug_is_one_line_and_its_traceback_lies_in_a_file(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    breaking(monkeypatch, KeyError("ids"))
+    code, said = ended(capsys)
+    assert code == 1 and said.count("\n") == 1 and "a bug in redistill" in said and "KeyError: 'ids'" in said
+    file = Path(said.split(" is in ")[1].strip())
+    assert file.parent == tmp_path and "raise error" in file.read_text()
+
+
+def test_a_traceback_is_shown_where_it_is_asked_for(monkeypatch, capsys):
+    breaking(monkeypatch, KeyError("ids"))
+    code, said = ended(capsys, ["run", "--traceback", "x.yaml"])
+    assert code == 1 and "raise error" in said and said.splitlines()[-1].endswith("the traceback is above")
+
+
+@pytest.mark.parametrize(("error", "words"), [
+    (MemoryError(), "no memory for this"),
+    (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "no memory for this"),
+    (OSError(28, "No space left on device", "log.jsonl"), "the system refused (OSError: [Errno 28] No space left"),
+])  # fmt: skip
+def test_what_the_machine_lacks_is_no_bug(error, words, monkeypatch, capsys):
+    breaking(monkeypatch, error)
+    code, said = ended(capsys)
+    assert code == 1 and said.count("\n") == 1 and words in said and "bug" not in said
+
+
+def test_the_help_names_the_option(capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["--help"])
+    assert left.value.code == 0 and "--traceback" in capsys.readouterr().out
