@@ -112,6 +112,15 @@ def test_a_run_that_diverged_is_named_and_shows_nothing():
     assert len(found["table"]["ours"]["m"]) == 5
 
 
+def test_what_is_no_number_is_null_in_json_and_comes_back(tmp_path):
+    found, _ = run(study(budget={"diverges": ["ours", 3]}), target=tmp_path)
+    text = (tmp_path / "compositions.json").read_text()
+    assert "NaN" not in text and json.loads(text)["table"]["ours"]["m"][2] is None
+    back = evidence.read("compositions", tmp_path)
+    assert back["table"]["ours"]["m"] == pytest.approx(found["table"]["ours"]["m"], nan_ok=True)
+    assert np.isnan(back["claims"][0]["effect"]) and evidence.effect(back["claims"][0]) == "nan ± nan"
+
+
 def test_room_is_counted_in_deviations_of_the_rival():
     found, _ = run(study())
     assert found["room"] == {"ceiling": "best", "gap": pytest.approx(2), "deviations": pytest.approx(2 / 0.158114)}

@@ -54,7 +54,7 @@ def reproduce(
     for one in studies:
         record, _ = study.run(one, seeds=numbers, smoke=smoke, target=target, report=_reporter(console), **how)
         if as_json:
-            typer.echo(json.dumps(record))
+            typer.echo(json.dumps(evidence.plain(record), allow_nan=False))
         else:
             show_record(console, record)
 

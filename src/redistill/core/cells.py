@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -93,13 +94,16 @@ def _place(slug: str, arm: str, seed: int, budget: dict[str, Any], code: str) ->
 
 
 def _keep(outcome: Outcome, place: Path) -> None:
-    beside = place.with_name(f".{place.name}.{os.getpid()}")
-    beside.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(beside / "arrays.npz", **outcome.arrays)  # type: ignore[arg-type]
-    numbers = {name: value for name, value in vars(outcome).items() if name != "arrays"}
-    (beside / "outcome.json").write_text(json.dumps(numbers))
-    shutil.rmtree(place, ignore_errors=True)
-    os.replace(beside, place)
+    """Written beside and then renamed: on a shared disk somebody else may measure the same cell at this moment."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place.parent) as beside:
+        made = Path(beside, place.name)
+        made.mkdir()
+        np.savez_compressed(made / "arrays.npz", **outcome.arrays)  # type: ignore[arg-type]
+        numbers = {name: value for name, value in vars(outcome).items() if name != "arrays"}
+        (made / "outcome.json").write_text(json.dumps(numbers))
+        shutil.rmtree(place, ignore_errors=True)
+        os.replace(made, place)
 
 
 def _kept(place: Path) -> Outcome | None:

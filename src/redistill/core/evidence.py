@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,14 +25,35 @@ def folder() -> Path:
 def read(slug: str, where: Path | None = None) -> dict[str, Any] | None:
     """The evidence for a system, or None. ``where``: another folder than the shipped one."""
     file = (where or folder()) / f"{slug}.json"
-    return json.loads(file.read_text()) if file.exists() else None
+    if not file.exists():
+        return None
+    record = json.loads(file.read_text())
+    return {**record, **{name: _numbers(record[name]) for name in ("claims", "table") if name in record}}
+
+
+def plain(value: Any) -> Any:
+    """``value`` with null for what is no number, for which JSON has no word."""
+    if isinstance(value, Mapping):
+        return {name: plain(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _numbers(value: Any) -> Any:
+    """The same backwards."""
+    if isinstance(value, dict):
+        return {name: _numbers(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_numbers(part) for part in value]
+    return math.nan if value is None else value
 
 
 def write(record: dict[str, Any], target: Path) -> Path:
     """Write ``target/<slug>.json`` (beside, then renamed)."""
     target.mkdir(parents=True, exist_ok=True)
     beside, file = target / f".{record['slug']}.json", target / f"{record['slug']}.json"
-    beside.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    beside.write_text(json.dumps(plain(record), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     os.replace(beside, file)
     return file
 

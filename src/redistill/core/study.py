@@ -18,6 +18,7 @@ from redistill.core.errors import UserError, nearest
 
 __all__ = ["Claim", "Derived", "Outcome", "Results", "Study", "difference", "load", "mean_of", "run"]
 
+DRAWING = "redistill.beds.figures"
 Budget = Mapping[str, Any]
 Cell = Callable[[str, int, Budget], "Outcome"]
 Place = tuple[str, int]  # arm, seed
@@ -148,11 +149,11 @@ class Study:
         return f"redistill.studies.{self.slug}"
 
     def code(self) -> list[str]:
-        """The modules that the numbers depend on: the method, the study and all that these import."""
+        """The modules that the numbers depend on: method, study and all that these import, but for what draws."""
         from redistill.catalog import STUDIES, entry
 
         own = [] if self.slug in STUDIES or not entry(self.slug).class_ else [entry(self.slug).class_.split(":")[0]]
-        return sources.closure([self.module, self.cell.__module__, *own])
+        return [name for name in sources.closure([self.module, self.cell.__module__, *own]) if name != DRAWING]
 
 
 def load(slug: str) -> Study:
