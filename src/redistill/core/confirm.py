@@ -34,12 +34,13 @@ def confirm(study: Study, record: Mapping[str, Any], seed: int, **how: Any) -> d
 
     today = asked(study, record["budget"])
     seen = {s: today if first == record["frozen"] else first for s, first in record["seen"].items()}
-    return {**record, **code_of(study), "frozen": today, "seen": seen, "confirmed": seed}
+    claims = [{**was, "name": claim.name} for was, claim in zip(record["claims"], study.claims, strict=True)]
+    return {**record, **code_of(study), "claims": claims, "frozen": today, "seen": seen, "confirmed": seed}
 
 
 def _moved(study: Study, record: Mapping[str, Any]) -> Iterator[str]:
-    """What of the question is another than in the record."""
-    names = ("name", "metric", "arm", "against", "direction", "least", "relative")
+    """What of the question is another than in the record; only the words of a claim may be."""
+    names = ("metric", "arm", "against", "direction", "least", "relative")
     if [[c[n] for n in names] for c in record["claims"]] != [[asdict(c)[n] for n in names] for c in study.claims]:
         yield "the claims"
     if record["arms"] != study.titles():
