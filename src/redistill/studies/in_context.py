@@ -207,7 +207,7 @@ STUDY = Study(
     figures=(
         Figure("cascade", (
             success_by_cost,
-            bars("right_agree", "right where samples agree, % (dot: where they differ)", dots="right_disagree"),
+            bars("right_agree", "right if samples agree, % (dot: if not)", dots="right_disagree"),
         )),
     ),
 )  # fmt: skip

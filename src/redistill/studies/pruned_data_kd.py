@@ -246,6 +246,5 @@ STUDY = Study(
     budget={"rows": 3000, "steps": 400, "teacher_steps": 800, "score_epochs": 5, "draws": 20},
     smoke={"rows": 1000, "steps": 20, "teacher_steps": 40, "score_epochs": 1, "draws": 2},
     draw=draw,
-    ceiling="full",
     seeds=(11, 12, 13, 14, 15),
 )  # fmt: skip
