@@ -210,3 +210,16 @@ def test_heads_give_one_logit_a_row_and_rows_do_not_mix():
     with pytest.raises(UserError, match="no discriminator head fits"):
         head_for(torch.randn(1, 12, 4, 4))
     assert math.isfinite(ConvHead(12)(torch.randn(1, 12, 8, 8)).item())
+
+
+@pytest.mark.parametrize("width", [4, 6, 8, 12, 32, 48, 64, 100, 128])
+def test_a_head_tells_rows_apart_at_every_width(width):
+    torch.manual_seed(0)
+    with torch.no_grad():
+        logits = ConvHead(width)(torch.randn(16, width, 8, 8))
+    assert logits.std() > 0.01 and len(logits.unique()) == 16
+
+
+def test_a_head_too_narrow_to_normalise_is_refused():
+    with pytest.raises(UserError, match="width: 3 channels are too few to normalise; give 4 or more"):
+        ConvHead(3)

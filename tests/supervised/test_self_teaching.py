@@ -192,6 +192,7 @@ def test_a_very_soft_virtual_teacher_is_label_smoothing_but_for_a_constant():
     ("make", "part"),
     [(lambda: st.MutualLearning(net()), "two peers"),
      (lambda: st.BeYourOwnTeacher(net(), **{**LAYERS, "layers": ["1"]}), "two or more"),
+     (lambda: st.BeYourOwnTeacher(net(), **{**LAYERS, "layers": LAYERS["layers"][::-1]}), "from shallow to deep"),
      (lambda: st.VirtualTeacher(net(), classes=3, correct=0.2), "above 1/3")],
 )  # fmt: skip
 def test_what_cannot_work_is_refused(make, part):

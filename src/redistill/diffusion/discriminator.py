@@ -12,18 +12,23 @@ from torch import Tensor, nn
 
 from redistill.core.errors import UserError
 
+LEAST_WIDTH = 4
+
 
 class ConvHead(nn.Module):
     """Head on a feature map [B, C, H, W]: two strided 4x4 convolutions, group norm and SiLU, then 1x1 to a logit [B].
 
     An 8x8 map shrinks to one position; of a larger map the mean over positions is taken. ``group_norm`` makes
-    statistics per sample, so that rows do not depend on each other.
+    statistics per sample, so that rows do not depend on each other; a group has four channels or more, for at one
+    position fewer would be normalised to nothing or to signs.
     """
 
     def __init__(self, channels: int, width: int | None = None) -> None:
         super().__init__()
         width = width or channels
-        groups = gcd(32, width)
+        if width < LEAST_WIDTH:
+            raise UserError(f"{width} channels are too few to normalise; give {LEAST_WIDTH} or more", place="width")
+        groups = gcd(32, width // LEAST_WIDTH) if width % LEAST_WIDTH == 0 else 1
         self.layers = nn.Sequential(
             nn.Conv2d(channels, width, 4, stride=2, padding=1),
             nn.GroupNorm(groups, width),

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from redistill.core import Loss, Method, Plan, Progress, UserError, fit
 from redistill.core.method import Again, Batch
-from redistill.supervised.branches import Branches
+from redistill.supervised.branches import Branches, stage_shapes
 from redistill.supervised.classifier import Classification, Distillation, logits
-from redistill.supervised.layers import feature_shapes, logits_and_features, pooled
+from redistill.supervised.layers import logits_and_features, pooled
 from redistill.supervised.matches import Kd
 from redistill.supervised.targets import cross_entropy
 from redistill.supervised.temperature import Constant
@@ -107,7 +107,7 @@ class BeYourOwnTeacher(Method):
         if len(layers) < 2:
             raise UserError(f"{len(layers)} stages; give two or more, the last one teaches", place="layers")
         self.student, self.layers, self.a, self.tau, self.beta = student, list(layers), a, tau, beta
-        shapes = feature_shapes(student, layers, input_shape)
+        shapes = stage_shapes(student, layers, input_shape)
         self.branches = Branches(shapes, classes, len(layers) - 1).to(next(student.parameters()))
 
     def loss(self, turn: str, batch: Batch, now: Progress) -> Loss:

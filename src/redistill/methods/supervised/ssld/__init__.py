@@ -7,9 +7,9 @@ of copies of validation images and the teacher keeps its k surest images of each
 (``mining``). Training runs twice: long on mined and labelled images, then short, at a hundredth of
 the rate, on the labelled ones, labels unread both times.
 
-``match=Jeffreys()`` is what the released loss computes, there times the number of classes and summed over the batch;
-for small differences it is four times the Jensen-Shannon divergence. Differs from the paper: losses are means over
-rows, so the released rates do not carry over; copies are found by the correlation of pixels, not by SIFT.
+``match=Jeffreys()`` is what the released loss computes (a sum over batch and classes, divided by both: our mean over
+rows, to rounding), so the released rates carry over to it; for small differences it is four times the Jensen-Shannon
+divergence of the text. Differs from the paper: copies are found by the correlation of pixels, not by SIFT.
 """
 
 from __future__ import annotations
