@@ -176,6 +176,12 @@ def test_the_headline_comes_first():
     assert evidence.standing({"claims": found["claims"][1:]}) == "no headline yet"
 
 
+def test_pictures_that_the_study_no_longer_draws_are_gone(tmp_path):
+    run(study(draw=lambda results, folder: (folder / "old.png").write_bytes(b"")), seeds=[1], target=tmp_path)
+    run(study(draw=lambda results, folder: (folder / "new.png").write_bytes(b"")), seeds=[1], target=tmp_path)
+    assert evidence.read("compositions", tmp_path)["pictures"] == ["new.png"]
+
+
 def test_a_share_is_every_nth_cell():
     work = [(arm, seed) for seed in (1, 2) for arm in ("a", "b", "c")]
     parts = [cells.share(work, i, 4) for i in (1, 2, 3, 4)]

@@ -123,6 +123,8 @@ def write(study: Study, record: Mapping[str, Any], results: Results, target: Pat
     pictures = target / study.slug
     if study.draw or study.figures:
         pictures.mkdir(parents=True, exist_ok=True)
+        for old in pictures.glob("*.png"):  # of a study that drew others
+            old.unlink()
     if study.draw:
         study.draw(results, pictures)
     for figure in study.figures:
