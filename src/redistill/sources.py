@@ -5,26 +5,40 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+STUDIES = f"{__name__.split('.')[0]}.studies."
+NO_NUMBERS = {"STUDY", "FIGURES", "draw"}  # names at the top of a study that no number depends on ...
+MEASURES = "cell"  # ... but for this argument of ``STUDY``
 
-def digest(modules: Iterable[str], *, leave_out: Collection[str] = ()) -> str:
+
+def digest(modules: Iterable[str]) -> str:
     """A hash of what the named modules *do*: their syntax trees without comments, docstrings and layout, the same on
     every version of Python.
 
-    ``leave_out``: names defined at the top of a module that do not count (claims and pictures change no measurement).
+    Of a study the claims, pictures and texts do not count: they change no measurement.
     """
     found = hashlib.sha256()
     for name in sorted(modules):
         tree = ast.parse(path(name).read_text())
-        tree.body = [node for node in tree.body if not _defines(node) & set(leave_out)]
+        if name.startswith(STUDIES):
+            tree.body = [part for node in tree.body for part in _measuring(node)]
         for node in ast.walk(tree):
             if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
                 node.body = node.body[1:]
         found.update(repr(_shape(tree)).encode())
     return found.hexdigest()[:20]
+
+
+def _measuring(node: ast.stmt) -> list[ast.stmt]:
+    """What numbers depend on in a statement at the top of a study."""
+    if not _defines(node) & NO_NUMBERS:
+        return [node]
+    value = node.value if isinstance(node, ast.Assign) else None
+    named = value.keywords if isinstance(value, ast.Call) else []
+    return [ast.Expr(given.value) for given in named if given.arg == MEASURES]
 
 
 def _shape(node: Any) -> Any:

@@ -13,7 +13,7 @@ import pytest
 from redistill import catalog
 from redistill.catalog import Entry, entries, entry
 from redistill.cli import main
-from redistill.core.evidence import NO_NUMBERS, engine, write
+from redistill.core.evidence import engine, write
 from redistill.sources import digest
 
 PROBE = """
@@ -38,7 +38,7 @@ MEASURED = {
         {**CLAIM, "name": "cost", "verdict": "holds", "kind": "margin"},
     ],
     "modules": MODULES,
-    "digest": digest(MODULES, leave_out=NO_NUMBERS),
+    "digest": digest(MODULES),
     "engine": engine(),
 }
 

@@ -89,6 +89,7 @@ def test_one_seed_has_no_spread_and_is_judged_where_the_study_is_exact():
     assert verdict(PLAIN, [0.03]) == "not shown"
     assert verdict(PLAIN, [0.03], exact=True) == "holds"
     assert verdict(PLAIN, [0.019], exact=True) == "not shown"
+    assert judge(PLAIN, {"ours": [0.03], "rival": [0.0]})["verdict"] == "not shown"  # exact has to be said
     assert judge(MAIN, {"ours": [0.02], "rival": [0.0]}, exact=True)["verdict"] == "holds"
     assert verdict(MARGIN, [-0.04], exact=True) == "holds" and verdict(MARGIN, [-0.06], exact=True) == "contradicted"
     assert judge(MARGIN, {"ours": [-0.05], "rival": [0.0]}, exact=True)["verdict"] == "holds"  # on the margin
@@ -142,6 +143,7 @@ def test_claims_say_what_they_are():
     assert lower("noisy_ece", "ours", "rival").name == "noisy ece of ours below rival"
     assert (MAIN.kind, MARGIN.kind, MARGIN.least) == ("headline", "margin", -0.05)
     assert higher("m", "a", "b", said="so").name == "so" and within(0.1, "m", "a", "b").name.endswith("worse than b")
+    assert within(0.1, "m", "a", "b", said="so").name == "so"
     for wrong in (lambda: headline(MARGIN), lambda: headline(reaches("m", "a", 1, "chance")),
                   lambda: higher("m", "a", "b", -0.1), lambda: within(0.0, "m", "a", "b")):  # fmt: skip
         with pytest.raises(AssertionError):

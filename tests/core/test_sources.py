@@ -43,8 +43,15 @@ def test_what_is_done_counts(made, other):
     assert made(other) != made(PLAIN)
 
 
-def test_names_can_be_left_out(made):
-    assert made(PLAIN + "a = 1\n", leave_out=("a",)) == made(PLAIN)
+STUDY = "STUDY = Study(question='a', cell=cell({'lr': 1}))\ndef draw(): pass\n"
+
+
+def test_of_a_study_only_what_measures_counts(made, monkeypatch):
+    words, lr = STUDY.replace("'a'", "'b'").replace("pass", "return 1"), STUDY.replace("1", "2")
+    assert made(PLAIN + words) != made(PLAIN + STUDY)  # a block counts whole, whatever its names
+    monkeypatch.setattr(sources, "STUDIES", "made")
+    assert made(PLAIN + words) == made(PLAIN + STUDY) != made(PLAIN + lr)
+    assert made(PLAIN + "FIGURES = ()\n") == made(PLAIN)
 
 
 def test_fields_that_only_a_newer_python_has_do_not_count(made, monkeypatch):

@@ -112,6 +112,40 @@ def test_a_run_that_diverged_is_named_and_shows_nothing():
     assert len(found["table"]["ours"]["m"]) == 5
 
 
+def test_what_is_derived_from_a_run_that_diverged_has_diverged(monkeypatch):
+    more = {"gain": difference("ours", "rival"), "own": mean_of("rival")}
+    found, _ = run(study(budget={"diverges": ["ours", 3]}, derived=more, claims=(reaches("m", "gain", 0.9, "pilot"),)))
+    assert found["diverged"]["gain, seed 3"] == "ours diverged" and "own, seed 3" not in found["diverged"]
+    assert found["claims"][0]["verdict"] == "not shown"
+
+
+def measures(monkeypatch, ours):
+    """Cells whose arm ``ours`` has the metrics that ``ours(seed)`` gives."""
+    fake = lambda arm, seed, budget: Outcome(ours(seed) if arm == "ours" else {"m": 1.0})  # noqa: E731
+    monkeypatch.setattr(cells, "load", lambda slug: Study(slug, "", {}, (), fake))
+
+
+def test_a_number_that_is_none_is_named_where_a_claim_asks_for_it(monkeypatch):
+    measures(monkeypatch, lambda seed: {"m": np.inf if seed == 2 else 2.0, "other": np.nan})
+    found, _ = run(study())
+    assert found["diverged"] == {"ours, seed 2": "m is inf"}
+    assert found["claims"][0]["verdict"] == "not shown"
+
+
+@pytest.mark.parametrize(
+    ("ours", "said"),
+    [
+        (lambda seed: {"m": 2.0} if seed != 3 else {"n": 1.0}, r"'ours' did not measure 'm' at seeds \[3\]"),
+        (lambda seed: {}, "no seed of 'ours' measured 'm'"),
+    ],
+    ids=["some seeds", "nothing"],
+)
+def test_a_metric_that_is_missing_is_refused(monkeypatch, ours, said):
+    measures(monkeypatch, ours)
+    with pytest.raises(UserError, match=said):
+        run(study())
+
+
 def test_what_is_no_number_is_null_in_json_and_comes_back(tmp_path):
     found, _ = run(study(budget={"diverges": ["ours", 3]}), target=tmp_path)
     text = (tmp_path / "compositions.json").read_text()
@@ -136,7 +170,16 @@ def test_seeds_that_were_seen_before_a_change_are_named(tmp_path):
     again = run(moved, seeds=[3, 4], target=tmp_path)[0]
     assert again["reused"] == [3] and again["frozen"] != first["frozen"] and set(again["seen"]) == {"1", "2", "3", "4"}
     assert "seeds 3 had been looked at before" in evidence.warnings(again)[-1]
-    assert run(moved, seeds=[4, 5], target=tmp_path)[0]["reused"] == []
+    last = run(moved, seeds=[4, 5], target=tmp_path)[0]
+    assert last["reused"] == [] == again["left_out"] == more["left_out"]  # what was judged for other claims is no loss
+
+
+def test_seeds_that_were_judged_and_left_out_are_named(tmp_path):
+    run(study(), seeds=[1, 2, 3, 4, 5], target=tmp_path)
+    chosen = run(study(), seeds=[2, 4, 6], target=tmp_path)[0]
+    assert chosen["left_out"] == [1, 3, 5] and chosen["reused"] == []
+    assert evidence.warnings(chosen) == ["seeds 1, 3, 5 were judged for the same claims and left out"]
+    assert run(study(), seeds=[1, 2, 3, 4, 5, 6], target=tmp_path)[0]["left_out"] == []
 
 
 def test_evidence_knows_its_code_and_its_engine(tmp_path, monkeypatch):
@@ -237,6 +280,21 @@ def test_what_is_remembered_belongs_to_its_code(tmp_path):
         file.write_bytes(file.read_bytes()[:9])
     with pytest.warns(UserWarning, match="is damaged"):
         assert ask("a") == 3
+
+
+def test_what_is_remembered_outside_a_study_belongs_to_the_whole_package(monkeypatch):
+    torch = pytest.importorskip("torch")
+    cache.remember("toy", {}, lambda: {"x": torch.ones(1)})
+    monkeypatch.setattr(cache, "_package", lambda: "another tree")
+    assert float(cache.remember("toy", {}, lambda: {"x": torch.zeros(1)})["x"]) == 0
+
+
+def test_every_number_of_what_is_kept_counts():
+    one, other = np.zeros(5000), np.zeros(5000)
+    other[2500] = 1
+    assert cache.key({"x": one}) == cache.key({"x": one.copy()}) != cache.key({"x": other})
+    with pytest.raises(AssertionError, match="cannot depend on a object"):
+        cache.key({"x": object()})
 
 
 def test_a_net_is_kept_frozen(tmp_path):

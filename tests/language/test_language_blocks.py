@@ -179,14 +179,6 @@ def test_nucleus_keeps_the_smallest_set_of_that_mass():
     assert rollouts.nucleus(log_q, 1e-9).exp().max() == 1
 
 
-def test_evaluating_restores_every_mode(lm):
-    net = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Dropout())
-    net[1].eval()
-    with rollouts.evaluating(net):
-        assert not any(m.training for m in net.modules())
-    assert [m.training for m in net.modules()] == [True, True, False]
-
-
 # ---------------------------------------------------------------------------------------------------------- retention
 
 

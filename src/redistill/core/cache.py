@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,18 @@ def home() -> Path:
 
 
 def key(inputs: Mapping[str, Any]) -> str:
-    """A short hash of JSON-like ``inputs``."""
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()[:20]
+    """A short hash of JSON-like ``inputs``; arrays and tensors count with all their numbers."""
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True, default=_as_json).encode()).hexdigest()[:20]
 
 
-_CODE: ContextVar[str] = ContextVar("code", default="")
+def _as_json(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    assert hasattr(value, "tolist"), f"what is kept cannot depend on a {type(value).__name__}"
+    return value.tolist()
+
+
+_CODE: ContextVar[str] = ContextVar("code", default="")  # empty: outside any study
 
 
 @contextmanager
@@ -42,12 +50,20 @@ def of_code(code: str) -> Iterator[None]:
         _CODE.reset(token)
 
 
+@cache
+def _package() -> str:
+    """A hash of every source of this package."""
+    files = sorted(Path(__file__).parents[1].rglob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:20]
+
+
 def remember(name: str, inputs: Mapping[str, Any], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
     """The tensors that ``make()`` gives, from the disk where the same code made them before from the same ``inputs``.
 
-    ``inputs`` must hold everything else that the result depends on: seeds, sizes, steps. A damaged file is made anew.
+    ``inputs`` must hold everything else that the result depends on: seeds, sizes, steps. Outside a study the whole
+    package is the code. A damaged file is made anew.
     """
-    file = home() / name / f"{key({'inputs': inputs, 'code': _CODE.get()})}.safetensors"
+    file = home() / name / f"{key({'inputs': inputs, 'code': _CODE.get() or _package()})}.safetensors"
     try:
         return load_file(file)
     except (FileNotFoundError, NotADirectoryError):

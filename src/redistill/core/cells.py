@@ -19,7 +19,6 @@ import numpy as np
 from redistill import sources
 from redistill.core import cache
 from redistill.core.errors import Diverged, UserError, need
-from redistill.core.evidence import NO_NUMBERS
 from redistill.core.record import versions
 from redistill.core.study import Budget, Outcome, Place, Study, load
 
@@ -31,7 +30,7 @@ def measure(
 ) -> Iterator[tuple[Place, Outcome]]:
     """The outcomes of ``work`` in its order. ``jobs`` processes of one thread each; with the executor ``slurm`` one
     job of the cluster for a cell, over a shared ``REDISTILL_CACHE``."""
-    code = f"{sources.digest(study.code(), leave_out=NO_NUMBERS)} {versions().get('torch')}"
+    code = f"{sources.digest(study.code())} {versions().get('torch')}"
     arguments = [(study.slug, arm, seed, dict(budget), code, fresh) for arm, seed in work]
     if executor != "local":
         _submit(arguments, executor, jobs)

@@ -11,7 +11,6 @@ from typing import Any
 
 VERDICTS = ("holds", "not shown", "contradicted")  # from the best to the worst
 JUDGING = ("cache", "cells", "claims", "confirm", "evidence", "record", "study")  # modules of the core without numbers
-NO_NUMBERS = ("STUDY", "FIGURES", "draw")  # names at the top of a study that no number depends on
 
 
 def folder() -> Path:
@@ -101,6 +100,8 @@ def warnings(record: Mapping[str, Any]) -> list[str]:
     if record.get("reused"):
         seeds = ", ".join(map(str, record["reused"]))
         lines.append(f"seeds {seeds} had been looked at before something of the study was changed")
+    if record.get("left_out"):
+        lines.append(f"seeds {', '.join(map(str, record['left_out']))} were judged for the same claims and left out")
     return lines
 
 
@@ -109,7 +110,7 @@ def age(record: Mapping[str, Any]) -> str:
     from redistill.sources import digest
 
     try:
-        if digest(record["modules"], leave_out=NO_NUMBERS) != record["digest"]:
+        if digest(record["modules"]) != record["digest"]:
             return "stale"
         return "older engine" if record["engine"] != engine() else ""
     except (AssertionError, KeyError, ModuleNotFoundError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import re
 from collections.abc import Mapping
@@ -18,7 +19,6 @@ from redistill.core import evidence
 from redistill.core.cache import key
 from redistill.core.claims import judge
 from redistill.core.errors import UserError, nearest
-from redistill.core.evidence import NO_NUMBERS
 from redistill.core.study import Budget, Results, Study
 
 _FILLED = re.compile(r"\{(\w+):(\w+)(?::([^{}]+))?\}")
@@ -37,7 +37,7 @@ def record_of(
         "room": room(study, results),
         "seconds": round(sum(outcome.seconds for outcome in results.cells.values()), 1),
         "wall_seconds": round(seconds, 1), "arms": study.titles(), "table": _table(study, results),
-        "diverged": {f"{arm}, seed {seed}": o.diverged for (arm, seed), o in results.cells.items() if o.diverged},
+        "diverged": _diverged(study, results),
         "budget": dict(budget), "smoke": smoke, "notes": notes(study, results),
         "command": f"redistill reproduce {study.slug} --seeds " + ",".join(map(str, results.seeds)),
         "texts": _texts(results), "device": study.device, "versions": versions(),
@@ -48,7 +48,7 @@ def record_of(
 def code_of(study: Study) -> dict[str, Any]:
     """The code that the numbers belong to: method, study and blocks by name, their hash, and that of the engine."""
     blocks = [name for name in study.code() if name.split(".")[:2] != ["redistill", "core"]]
-    digest = sources.digest(blocks, leave_out=NO_NUMBERS)
+    digest = sources.digest(blocks)
     return {"modules": blocks, "digest": digest, "engine": evidence.engine()}
 
 
@@ -57,7 +57,7 @@ def asked(study: Study, budget: Budget) -> str:
     beds = [name for name in study.code() if name.startswith(("redistill.beds", "redistill.studies"))]
     claims = [asdict(claim) for claim in study.claims]
     return key({"claims": claims, "budget": dict(budget), "arms": study.titles(),
-                "bed": sources.digest(beds, leave_out=NO_NUMBERS)})  # fmt: skip
+                "bed": sources.digest(beds)})  # fmt: skip
 
 
 def room(study: Study, results: Results) -> dict[str, Any] | None:
@@ -73,12 +73,18 @@ def room(study: Study, results: Results) -> dict[str, Any] | None:
 
 def _seen(study: Study, results: Results, budget: Budget, target: Path | None) -> dict[str, Any]:
     """``frozen``: a hash of what was asked. ``seen``: seed -> what was asked when it was first looked at. ``reused``:
-    the seeds of this run that had been looked at before something moved."""
+    the seeds of this run that had been looked at before something moved. ``left_out``: seeds that had been judged for
+    the very same and are not in this run."""
     frozen = asked(study, budget)
     before = evidence.read(study.slug, target) if target else None
     first = before.get("seen") or {str(seed): "before" for seed in before["seeds"]} if before else {}
     seen = {**{str(seed): frozen for seed in results.seeds}, **first}
-    return {"frozen": frozen, "seen": seen, "reused": [s for s in results.seeds if seen[str(s)] != frozen]}
+    now = {str(seed) for seed in results.seeds}
+    return {
+        "frozen": frozen, "seen": seen,
+        "reused": [seed for seed in results.seeds if seen[str(seed)] != frozen],
+        "left_out": [int(seed) for seed, was in seen.items() if was == frozen and seed not in now],
+    }  # fmt: skip
 
 
 def notes(study: Study, results: Results) -> list[str]:
@@ -101,6 +107,17 @@ def _filled(note: str, study: Study, results: Results) -> str:
         return format(float(np.mean(results.values(arm, metric))), form or ".3g")
 
     return _FILLED.sub(number, note)
+
+
+def _diverged(study: Study, results: Results) -> dict[str, str]:
+    """Arm and seed -> what its run said when it ended, or which number that a claim asks for is none."""
+    asked_for = {(arm, claim.metric) for claim in study.claims for arm in (claim.arm, claim.against)}
+    named = {}
+    for (arm, seed), outcome in results.cells.items():
+        bad = [f"{m} is {v}" for m, v in outcome.metrics.items() if (arm, m) in asked_for and not math.isfinite(v)]
+        if outcome.diverged or bad:
+            named[f"{arm}, seed {seed}"] = outcome.diverged or ", ".join(bad)
+    return named
 
 
 def _table(study: Study, results: Results) -> dict[str, dict[str, list[float]]]:

@@ -209,18 +209,26 @@ def measured(
 
 
 def _derive(study: Study, seeds: Sequence[int], cells: Mapping[Any, Outcome]) -> dict[Place, Outcome]:
-    return {
-        (name, seed): Outcome(made.of(*(cells[arm, seed].metrics for arm in made.arms)))
-        for seed in seeds
-        for name, made in study.derived.items()
-    }
+    def derived(made: Derived, seed: int) -> Outcome:
+        parts = {arm: cells[arm, seed] for arm in made.arms}
+        for arm, part in parts.items():
+            if part.diverged:
+                return Outcome({}, diverged=f"{arm} diverged")
+        return Outcome(made.of(*(part.metrics for part in parts.values())))
+
+    return {(name, seed): derived(made, seed) for seed in seeds for name, made in study.derived.items()}
 
 
 def _check_measured(study: Study, results: Results) -> None:
     """A mistyped metric would silently be "not shown"."""
     for claim in study.claims:
         for arm in filter(None, (claim.arm, claim.against)):
-            have = {m for seed in results.seeds for m in results.cells[arm, seed].metrics}
-            if have and claim.metric not in have:
-                what = f"no seed of {arm!r} measured {claim.metric!r}; {nearest(claim.metric, have)}"
-                raise UserError(what, place=f"{study.slug}: {claim.name}")
+            place = f"{study.slug}: {claim.name}"
+            ended = {seed: results.cells[arm, seed].metrics for seed in results.seeds
+                     if not results.cells[arm, seed].diverged}  # fmt: skip
+            lacking = [seed for seed, metrics in ended.items() if claim.metric not in metrics]
+            if lacking and len(lacking) == len(ended):
+                words = nearest(claim.metric, {m for metrics in ended.values() for m in metrics})
+                raise UserError(f"no seed of {arm!r} measured {claim.metric!r}; {words}", place=place)
+            if lacking:
+                raise UserError(f"{arm!r} did not measure {claim.metric!r} at seeds {lacking}", place=place)

@@ -10,6 +10,7 @@ import torch
 from redistill import files
 from redistill.core.build import hints_of
 from redistill.core.errors import UserError
+from redistill.core.modes import evaluating
 from redistill.core.source import table
 from redistill.models.doors import raised_at
 
@@ -43,10 +44,9 @@ def check_inputs(models: dict[str, Any], rows: Any) -> None:
 
 
 def _check_input(net: Any, image: Any, place: str) -> None:
-    before = {module: module.training for module in net.modules()}
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            net.eval()(image)
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), evaluating(net):
+            net(image)
     except UserError:
         raise
     except (RuntimeError, IndexError, TypeError, ValueError, AssertionError) as error:  # of layers, to another shape
@@ -55,6 +55,3 @@ def _check_input(net: Any, image: Any, place: str) -> None:
         remedy = agree if image.is_floating_point() else "store them as float32 on its scale, as image / 255"
         shape = list(image.shape[1:])
         raise UserError(f"does not take the data's images {shape} ({why}); {remedy}", place=place) from error
-    finally:
-        for module, training in before.items():
-            module.training = training

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from redistill.core.errors import UserError
+from redistill.core.modes import evaluating
 from redistill.core.source import table
 from redistill.methods.analysis.survey import as_csv, as_markdown, compare
 from redistill.methods.analysis.survey.baselines import Pair, carried
@@ -69,9 +70,10 @@ def _accuracy_on(rows: Any, batch_size: int) -> Callable[[Any], dict[str, float]
     @torch.no_grad()
     def accuracy(network: Any) -> dict[str, float]:
         device, hits = next(network.parameters()).device, 0
-        for batch in map(held.__getitems__, batches):
-            moved = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
-            hits += int((logits(network.eval(), moved).argmax(1) == moved["label"]).sum())
+        with evaluating(network):
+            for batch in map(held.__getitems__, batches):
+                moved = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+                hits += int((logits(network, moved).argmax(1) == moved["label"]).sum())
         return {"accuracy": hits / len(held)}
 
     return accuracy

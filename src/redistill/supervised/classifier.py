@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from redistill.core import Loss, Method, Progress, UserError
 from redistill.core.method import Batch
+from redistill.core.modes import evaluating
 from redistill.supervised.matches import Kd, Match
 from redistill.supervised.targets import OneHot, TargetRectifier
 from redistill.supervised.temperature import Constant, Temperature
@@ -75,10 +76,8 @@ class Weighted(Method):
         """``batch`` with the student's logits in evaluation mode, where the weight learns from them."""
         if not self.learns(now) or self.weight.measure == "train":
             return batch
-        training = self.student.training
-        measured = logits(self.student.eval(), batch)
-        self.student.train(training)
-        return {**batch, "student_logits": measured}
+        with evaluating(self.student):
+            return {**batch, "student_logits": logits(self.student, batch)}
 
     def weights(self, batch: Batch, student: Tensor, teacher: Tensor | None, now: Progress) -> Tensor:
         """Weights [B] of the rows, from the logits [B, C] of this step."""

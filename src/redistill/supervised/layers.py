@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from redistill.core import UserError
 from redistill.core.method import Batch
+from redistill.core.modes import evaluating
 from redistill.models.features import features, tapped
 from redistill.supervised.classifier import logits
 
@@ -27,12 +28,11 @@ def feature_shapes(network: nn.Module, layers: Sequence[str], input_shape: Seque
     ``input_shape``: of one row, as [3, 32, 32]; one number is a length in tokens where the network embeds tokens.
     Raises :class:`UserError` for a name that is no layer or is not reached, and for maps with their channels last.
     """
-    parameter, was_training = next(network.parameters()), network.training
+    parameter = next(network.parameters())
     tokens = len(input_shape) == 1 and any(isinstance(part, nn.Embedding) for part in network.modules())
     row = torch.zeros(1, *input_shape, device=parameter.device, dtype=torch.int64 if tokens else parameter.dtype)
-    found = features(network.eval(), layers, row)[1]
-    network.train(was_training)
-    shapes = [tuple(f.shape[1:]) for f in found]
+    with evaluating(network):
+        shapes = [tuple(f.shape[1:]) for f in features(network, layers, row)[1]]
     for layer, shape in zip(layers, shapes):
         if len(shape) == len(input_shape) == 3 and _channels_last(shape, input_shape[1] / input_shape[2]):
             raise UserError(f"{layer!r} gives maps {list(shape)} with channels last; name a layer that gives [D, H, W]",

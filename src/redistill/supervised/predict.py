@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from redistill.core import UserError
+from redistill.core.modes import evaluating
 from redistill.core.source import table
 from redistill.supervised.classifier import logits
 
@@ -16,15 +17,15 @@ from redistill.supervised.classifier import logits
 def predict(network: nn.Module, data: Any, *, batch_size: int = 256) -> tuple[Tensor, Tensor]:
     """Probabilities [N, C] and labels [N] of all rows of ``data`` (as :func:`redistill.core.fit` takes them), on the
     CPU in float64. The network answers in evaluation mode, where it lies, and is left in the mode it was in."""
-    rows, device, training = table(data), next(network.parameters()).device, network.training
+    rows, device = table(data), next(network.parameters()).device
     if len(rows) == 0 or "label" not in rows.__getitems__([0]):
         raise UserError("held-out rows need a 'label' each, and at least one row", place="held_out")
-    network.eval()
-    said, labels = [], []
-    for part in torch.arange(len(rows)).split(batch_size):
-        batch = rows.__getitems__(part.tolist())
-        on_device = {name: value.to(device) for name, value in batch.items() if isinstance(value, Tensor)}
-        said.append(logits(network, on_device).double().softmax(1).cpu())
-        labels.append(batch["label"].cpu())
-    network.train(training)
-    return torch.cat(said), torch.cat(labels)
+
+    probabilities, labels = [], []
+    with evaluating(network):
+        for part in torch.arange(len(rows)).split(batch_size):
+            batch = rows.__getitems__(part.tolist())
+            on_device = {name: value.to(device) for name, value in batch.items() if isinstance(value, Tensor)}
+            probabilities.append(logits(network, on_device).double().softmax(1).cpu())
+            labels.append(batch["label"].cpu())
+    return torch.cat(probabilities), torch.cat(labels)

@@ -13,6 +13,8 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
+from redistill.core.modes import evaluating
+
 Array = np.ndarray
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # scikit-learn's C: larger is weaker
 
@@ -20,11 +22,9 @@ PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # scikit-learn's C: larger is weaker
 @torch.no_grad()
 def embed(encoder: nn.Module, image: Tensor, *, batch: int = 512) -> Array:
     """Features [N, d] of ``image`` [N, ...] in evaluation mode, flattened; the encoder is left in its mode."""
-    training = encoder.training
-    encoder.eval()
-    found = torch.cat([encoder(part).flatten(1) for part in image.split(batch)])
-    encoder.train(training)
-    return found.double().cpu().numpy()
+    with evaluating(encoder):
+        embedding = torch.cat([encoder(part).flatten(1) for part in image.split(batch)])
+    return embedding.double().cpu().numpy()
 
 
 def with_statistics(net: nn.Module, image: Tensor, *, batch: int = 512) -> nn.Module:

@@ -6,13 +6,13 @@ and its numbers alone, however the batch is cut over micro-batches and ranks.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from redistill.core.modes import evaluating
 from redistill.core.world import is_sharded
 from redistill.language.contexts import Message, encode_conversations
 from redistill.language.tokens import until_end
@@ -100,18 +100,6 @@ def decode(lm: CausalLm, rollout: Rollout) -> list[str]:
     """The texts of completions, without special tokens."""
     rows = [ids[mask.bool()].tolist() for ids, mask in zip(rollout.ids, rollout.mask)]
     return lm.tokenizer.batch_decode(rows, skip_special_tokens=True)
-
-
-@contextlib.contextmanager
-def evaluating(net: nn.Module) -> Iterator[None]:
-    """Inside the ``with``, ``net`` is in evaluation mode (no dropout); afterwards each module is as it was."""
-    modes = {module: module.training for module in net.modules()}
-    net.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _all_ranks(lm: nn.Module, here: bool) -> bool:

@@ -7,14 +7,14 @@ stay as they were.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from redistill.core import Progress, Slot, UserError
+from redistill.core.modes import evaluating
 from redistill.core.world import is_sharded
 from redistill.losses.divergences import forward_kl, log_probs
 from redistill.supervised.classifier import soft_cross_entropy
@@ -46,7 +46,7 @@ class Pgd(Attack):
 
     def __call__(self, student: nn.Module, image: Tensor, target: Tensor, now: Progress) -> Tensor:
         start = image + self.eps * (2 * now.rand(*image.shape).to(image) - 1)
-        with attacked(student):
+        with evaluating(student):
             return ascend(lambda x: soft_cross_entropy(log_probs(student(x)), target), start, image, self)
 
     def terms(self, student: Network, image: Tensor, hard: Tensor, target: Tensor) -> dict[str, Tensor]:
@@ -65,7 +65,7 @@ class Trades(Attack):
 
     def __call__(self, student: nn.Module, image: Tensor, target: Tensor, now: Progress) -> Tensor:
         start = image + self.noise * now.randn(*image.shape).to(image)
-        with attacked(student):
+        with evaluating(student):
             with torch.no_grad():
                 log_p = log_probs(student(image))
             return ascend(lambda x: forward_kl(log_probs(student(x)), log_p).sum(-1), start, image, self)
@@ -76,17 +76,6 @@ class Trades(Attack):
             "clean": soft_cross_entropy(clean, target).mean(),
             "robust": self.beta * forward_kl(moved, clean).sum(-1).mean(),
         }
-
-
-@contextmanager
-def attacked(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode for the time of an attack."""
-    training = network.training
-    network.eval()
-    try:
-        yield
-    finally:
-        network.train(training)
 
 
 def ascend(loss: Callable[[Tensor], Tensor], start: Tensor, image: Tensor, attack: Attack) -> Tensor:
@@ -127,7 +116,7 @@ def survivors(
 ) -> Tensor:
     """Rows [N] that are classified rightly as they are and after each of ``restarts`` attacks on the label."""
     target = nn.functional.one_hot(label, int(network(image[:1]).shape[-1])).float()
-    with attacked(network):
+    with evaluating(network):
         alive = right(network, image, label)
         for restart in range(restarts):
             now = Progress(seed=seed, step=restart, device=image.device)

@@ -16,6 +16,7 @@ from torch.func import functional_call, grad, vmap
 
 from redistill.core import Method, Progress, UserError
 from redistill.core.errors import unknown
+from redistill.core.modes import evaluating
 
 Array = np.ndarray
 Order = Literal["hard", "easy", "moderate"]
@@ -44,11 +45,8 @@ def grand(network: nn.Module, image: Tensor, label: Tensor, *, chunk: int = 64) 
     def squared_norm(x: Tensor, y: Tensor) -> Tensor:
         return sum((g.square().sum() for g in grad(row_loss)(weights, x, y).values()), torch.zeros(()))
 
-    training = network.training
-    network.eval()  # batch statistics would mix the rows
-    norm = vmap(squared_norm, chunk_size=chunk)(image, label).sqrt().numpy()
-    network.train(training)
-    return norm
+    with evaluating(network):  # batch statistics would mix the rows
+        return vmap(squared_norm, chunk_size=chunk)(image, label).sqrt().numpy()
 
 
 def forgetting(correct: Array) -> Array:
@@ -71,11 +69,9 @@ class Watch:
     @torch.no_grad()
     def __call__(self, now: Progress, row: dict[str, Any], method: Method) -> None:
         student = method.get_submodule("student")
-        training = student.training
-        student.eval()
-        hit = [student(part).argmax(1) for part in self.image.to(now.device).split(512)]
+        with evaluating(student):
+            hit = [student(part).argmax(1) for part in self.image.to(now.device).split(512)]
         self.looks.append((torch.cat(hit).cpu() == self.label).numpy())
-        student.train(training)
 
     @property
     def correct(self) -> Array:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from redistill.core import Loss, Method, Progress, UserError
 from redistill.core.errors import unknown
 from redistill.core.method import Batch, bare_progress
+from redistill.core.modes import evaluating
 from redistill.core.progress import seed_of
 from redistill.models.features import classifier_layer, scores_and_embedding
 from redistill.supervised.probe import fit_probe
@@ -77,13 +78,12 @@ def embed(network: nn.Module, image: Tensor, *, head: str | None = None, batch_s
     The network answers in evaluation mode, where it lies, and is left in the mode it was in: batch statistics of an
     episode's queries would be help from rows that are to be named.
     """
-    name, training, device = head or classifier_layer(network), network.training, next(network.parameters()).device
+    name, device = head or classifier_layer(network), next(network.parameters()).device
     layers = dict(network.named_modules())
     if name not in layers:
         raise unknown("layer", name, [layer for layer in layers if layer], place="head")
-    network.eval()
-    parts = [scores_and_embedding(network, name, part.to(device))[1] for part in image.split(batch_size)]
-    network.train(training)
+    with evaluating(network):
+        parts = [scores_and_embedding(network, name, part.to(device))[1] for part in image.split(batch_size)]
     return torch.cat(parts).double().cpu().numpy()
 
 
