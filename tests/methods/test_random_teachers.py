@@ -139,6 +139,13 @@ def test_a_student_that_starts_as_it_came_keeps_its_own_statistics():
     assert same_weights(method.student, net(2))
 
 
+def test_initial_statistics_stay_zero_and_one():
+    method = RandomTeachers(net(2), net(1), alpha=0.25, statistics="initial")
+    fit(method, DATA, plan())
+    assert same_weights(method.teacher.net, net(1))
+    assert not any(m.running_mean.any() or (m.running_var != 1).any() for m in norms(method.teacher))
+
+
 def test_statistics_that_are_there_are_kept():
     known = with_statistics(net(1), 3 * DATA["image"] + 1)
     method = RandomTeachers(net(2), known)
@@ -227,7 +234,7 @@ def test_resumed_run_equals_the_uninterrupted_one(following, tmp_path):
 
 def test_recipe_and_constructor_are_one():
     given = {"match": {"name": "cross_entropy", "student_tau": 0.1, "teacher_tau": 0.04}, "following": "never",
-             "alpha": 0.5, "rescale": True}  # fmt: skip
+             "alpha": 0.5, "rescale": True, "statistics": "initial"}  # fmt: skip
     assert describe(build(RandomTeachers, given, net(1), net(2))) == given
 
 
@@ -239,6 +246,7 @@ def test_recipe_and_constructor_are_one():
         (lambda: between(net(1)[0], net(2), 0.5), "not the same in both"),
         (lambda: RandomTeachers(net(2), net(1), alpha=-0.1), "alpha=-0.1; give a number from 0"),
         (lambda: RandomTeachers(net(2), net(1), alpha=float("nan")), "alpha=nan"),
+        (lambda: RandomTeachers(net(2), net(1), statistics="from_student"), "did you mean .from_data"),
         (lambda: build(RandomTeachers, {"alpha": "near"}, net(2), net(1)), "options.alpha"),
         (lambda: RandomTeachers(net(2, outputs=9), net(1), alpha=0.5), "not the same in both"),
         (lambda: RandomTeachers(net(2), None, alpha=0.5), "no weights to start at"),

@@ -49,14 +49,16 @@ def test_a_cells_student_starts_where_its_arm_says_and_learns_from_the_met_teach
     monkeypatch.setattr(random_teachers, "_trained", spy)
     monkeypatch.setattr(random_teachers, "_probed", lambda *_: {})
     image = torch.from_numpy(images(0).image)
-    for arm in ("half", "noise"):
+    for arm in ("half", "noise", "noise_initial"):
         try:
             random_teachers._taught(arm, 7, image, [], {})
         except StopIteration:
             student, columns = seen[-1]
         assert torch.equal(columns["image"], image) == (arm == "half") and "label" not in columns
-        teacher = with_statistics(random_teachers.network(7), columns["image"])
+        teacher = random_teachers.network(7).eval()
+        if arm != "noise_initial":
+            teacher = with_statistics(teacher, columns["image"])
         torch.testing.assert_close(columns["teacher_output"], teacher(columns["image"]).detach())
-        alpha, own = random_teachers.STARTS[arm], random_teachers.network(5007)
+        alpha, own = random_teachers.STARTS[arm.removesuffix("_initial")], random_teachers.network(5007)
         for p, a, b in zip(student.parameters(), teacher.parameters(), own.parameters()):
             assert torch.equal(p, (1 - alpha) * a + alpha * b)

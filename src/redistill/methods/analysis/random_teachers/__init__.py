@@ -3,24 +3,27 @@
     theta_S(0) = (1 - alpha) theta_T + alpha theta~
     L = -sum_k softmax(z_T / tau_T)_k log softmax(z_S / tau_S)_k                              (Sarnthein et al. 2023)
 
-Roles: student (trained, in training mode), teacher (random, never updated, in evaluation mode, its batch statistics
-taken from the data once: :meth:`RandomTeachers.meet`). Both are encoder and head; what is measured afterwards is the
-encoder, by probes. No labels, no augmentation, no centring. ``alpha`` near 0 starts the student at the teacher: then
-only training-mode batch norm and rounding make the first gradient.
+Roles: student (trained, in training mode), teacher (random, never updated, in evaluation mode;
+``statistics`` says what its batch norms hold: see :meth:`RandomTeachers.meet`). Both are encoder
+and head; what is measured afterwards is the encoder, by probes. No labels, no augmentation, no
+centring. ``alpha`` near 0 starts the student at the teacher: then only training-mode batch norm and
+rounding make the first gradient.
 
 :class:`MeanSquare` compares plain outputs instead (the paper's third variant, without the head). With another
 ``following`` the same trainer is iterated self-distillation, or DINO's teacher.
 
 Temperatures 1 and 1 are the paper's second variant, 0.04 (teacher) and 0.1 (student) its first.
 
-Differs from the paper: a teacher's outputs may be computed once and stored, as neither it nor its inputs change. The
-lottery tickets and loss surfaces that the paper studies afterwards are not part of this file.
+Differs from the paper: a teacher's batch norms hold the statistics of the rows by default, where
+the released configurations leave 0 and 1 (``statistics="initial"``). A teacher's outputs may be
+computed once and stored, as neither it nor its inputs change. The lottery tickets and loss surfaces
+that the paper studies afterwards are not part of this file.
 """
 
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -112,7 +115,8 @@ class RandomTeachers(Method):
     ``teacher`` may be None: the rows then hold its ``teacher_output`` [K], computed once, since nothing in it changes.
     ``alpha``: where the student starts, from 0, the teacher's weights, to 1, those it came with (then the two may be
     unlike); ``rescale`` as in :func:`between`. ``following`` says when a teacher that is given follows the student (by
-    default never).
+    default never). ``statistics``: what the teacher's batch norms hold, those of the rows or the 0 and 1 that they were
+    made with.
     """
 
     needs = ("image",)
@@ -120,10 +124,11 @@ class RandomTeachers(Method):
     def __init__(
         self, student: nn.Module, teacher: nn.Module | None, *, alpha: float = 1.0, rescale: bool = False,
         match: OutputMatch | None = None, following: Following | None = None,
+        statistics: Literal["from_data", "initial"] = "from_data",
     ) -> None:  # fmt: skip
         super().__init__()
         self.match, self.following = match or CrossEntropy(), following or Never()
-        self.alpha, self.rescale = _share(alpha), rescale
+        self.alpha, self.rescale, self.statistics = _share(alpha), rescale, statistics
         self.student, self.teacher = student, None if teacher is None else Ema(teacher)
         if self.teacher is not None and alpha < 1:
             _pull(student, self.teacher.net, alpha, rescale)
@@ -139,10 +144,10 @@ class RandomTeachers(Method):
         and a student that was started from it the same. No weight changes, and a teacher that follows nobody keeps the
         statistics. :func:`fit` does it before it trains.
 
-        Statistics that the teacher came with are kept. Raises :class:`UserError` for rows without images, and for fewer
-        than two.
+        Statistics that the teacher came with are kept, and with ``statistics="initial"`` those of a
+        new network too. Raises :class:`UserError` for rows without images, and for fewer than two.
         """
-        if self.teacher is None or not _unfilled(self.teacher.net):
+        if self.statistics == "initial" or self.teacher is None or not _unfilled(self.teacher.net):
             return
         found = table(rows)
         if len(found) < 2:
