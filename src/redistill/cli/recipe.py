@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from redistill import files
 from redistill.core.errors import UserError, unknown
@@ -19,11 +19,12 @@ class Recipe(BaseModel):
     """The whole file."""
 
     model_config = ConfigDict(extra="forbid")
-    method: str
+    method: str = Field(description="a system's slug, or module:Class of an own redistill.Method")
     models: dict[str, ModelSpec] = {}
     options: dict[str, Any] = {}
     data: DataSpec
     plan: dict[str, Any] = {}
+    merge: bool = Field(True, description="false: a student with an adapter is written as a peft adapter alone")
     out: Path
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from redistill import files
+from redistill.cli.own import own_method, theirs
 from redistill.core.errors import UserError, need, unknown
 
 if TYPE_CHECKING:
@@ -61,13 +62,17 @@ def _train(wanted: Recipe, cls: Any, roles: list[str], resume: bool) -> str:
     options = {**_from_data(cls, rows), **wanted.options}
     if wanted.data.teacher_logits:
         rows = _with_answers(wanted.data.teacher_logits, rows, models.pop("teacher", None))
-    method = build(cls, options, *[models.get(role) for role in roles], place="options")
-    doors.check_export(sources["student"], options.get("steps", 1))
+    doors.check_merge(models.get("student"), wanted.merge)
+    with theirs():
+        method = build(cls, options, *[models.get(role) for role in roles], place="options")
+    doors.check_export(sources.get("student"), options.get("steps", 1))
 
-    done = fit(method, rows, plan, folder=wanted.out, resume=resume, augment=augment, show=True)
+    with theirs():
+        done = fit(method, rows, plan, folder=wanted.out, resume=resume, augment=augment, show=True)
     if not done.main:  # another process writes
         return ""
-    how = doors.save_student(done.student, sources["student"], wanted.out / "student", options.get("steps", 1))
+    source, target = sources.get("student"), wanted.out / "student"
+    how = doors.save_student(done.student, source, target, options.get("steps", 1), merge=wanted.merge)
     return f"student after {done.history[-1]['step']} steps: {how}"
 
 
@@ -109,7 +114,7 @@ def _rows(wanted: Recipe, models: dict[str, Any]) -> Any:
         return rows
     if wanted.data.kind == "table":
         rows = numbers(rows)
-    if entry(wanted.method).group in ("supervised", "analysis"):
+    if ":" not in wanted.method and entry(wanted.method).group in ("supervised", "analysis"):
         check_inputs(models, rows)
     return rows
 
@@ -176,6 +181,8 @@ def _check_out(out: Path, resume: bool, marks: list[str]) -> None:
 def _check_procedure(wanted: Recipe, procedure: Any, resume: bool) -> None:
     """What a procedure cannot do with its rows, with a plan, or a second time."""
     slug, asked = wanted.method, needs(procedure)
+    if not wanted.merge:
+        raise UserError(f"{slug} writes no adapter; leave merge out", place="merge")
     if wanted.data.augment:
         raise UserError(f"{slug} reads its rows as they are; leave augment out", place="data.augment")
     if wanted.data.teacher_logits:
@@ -194,10 +201,12 @@ def needs(procedure: Any) -> tuple[str, ...]:
 
 
 def runnable(slug: str) -> Any:
-    """The method of a system that trains, or the procedure of one that does not. Raises :class:`UserError` for one
-    that is only planned."""
+    """The method of a system that trains, the procedure of one that does not, or the user's own ``module:Class``.
+    Raises :class:`UserError` for one that is only planned."""
     from redistill.catalog import entry, load
 
+    if ":" in slug:
+        return own_method(slug)
     found = entry(slug)
     if found.status != "built":
         raise UserError(f"{slug!r} is planned, not built yet; redistill list --status built", place="method")
@@ -244,6 +253,8 @@ def init(
     """Write a starter recipe for a system."""
     from importlib.resources import files
 
+    if ":" in slug:
+        raise UserError(f"{slug} is your own; its recipe is any other's with this method", place="init")
     runnable(slug)
     target = out or Path(f"{slug}.yaml")
     if target.exists():

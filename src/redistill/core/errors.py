@@ -35,7 +35,7 @@ def reading(what: str, *, place: str, remedy: str = "") -> Iterator[None]:
     except (UserError, Diverged):
         raise
     except (Exception, SystemExit) as error:
-        said = f"{what} ({first_line(error)}{_raised_in(error)})"
+        said = f"{what} ({first_line(error)}{raised_in(error)})"
         raise UserError(f"{said}; {remedy}" if remedy else said, place=place) from error
 
 
@@ -45,7 +45,7 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {said}" if isinstance(error, (LookupError, SystemExit)) else said
 
 
-def _raised_in(error: BaseException) -> str:
+def raised_in(error: BaseException) -> str:
     """The user's own file and line that an error rose in, to mend a network of one's own by."""
     others = (str(Path(__file__).parents[1]), str(Path(traceback.__file__).parent), "<")  # ours, Python's and packages'
     own = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(others)]

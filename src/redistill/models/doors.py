@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import importlib
+import os
+import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from redistill import catalog, files
 from redistill.core.build import checked_options, one_of
-from redistill.core.errors import UserError, need, unknown
+from redistill.core.errors import UserError, need, reading, unknown
 
 # A kind of another library: its loader, (path, **options) -> a network, or that and what it is written back with.
 LIBRARIES: dict[str, str] = {
@@ -108,10 +110,10 @@ def factory(path: str, place: str) -> Any:
     module, _, name = path.partition(":")
     if not name.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
         raise UserError(f"{path!r} is no factory; write module:function", place=place)
-    try:
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # the installed command does not look where the user works
+    with reading(f"cannot import {path!r}", place=place):
         return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, SyntaxError) as error:
-        raise UserError(f"cannot import {path!r} ({files.first_line(error)})", place=place) from error
 
 
 def raised_at(error: BaseException) -> str:
@@ -150,13 +152,24 @@ def check_export(source: Any, steps: int) -> None:
         scheduler_for(source.reading, steps)
 
 
-def save_student(student: Any, source: Any, folder: Path, steps: int) -> str:
-    """Write a student as its own library stores it; returns how to load it."""
+def check_merge(student: Any, merge: bool) -> None:
+    """Refuse to write an adapter apart where there is none."""
+    if not merge and not getattr(student, "has_adapter", False):
+        raise UserError(
+            "the student has no adapter; give models.student.options.lora_rank, or leave it out", place="merge"
+        )
+
+
+def save_student(student: Any, source: Any, folder: Path, steps: int, *, merge: bool = True) -> str:
+    """Write a student as its own library stores it, or (not ``merge``) its adapter alone; returns how to load it."""
     if source is not None:
         from redistill.models import diffusers
 
         diffusers.save(replace(source, net=student.net), folder, steps=steps)
         return f"a diffusers folder; {folder / 'README.md'} says how to sample"
+    if not merge:
+        student.save(folder, merge=False)
+        return f"a peft adapter: PeftModel.from_pretrained(base, {str(folder)!r})"
     if hasattr(student, "save"):
         student.save(folder)
         return f"a transformers folder: from_pretrained({str(folder)!r})"
