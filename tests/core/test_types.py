@@ -11,7 +11,7 @@ import pytest
 from redistill.core.build import build
 from redistill.core.errors import UserError
 from redistill.core.slot import Slot
-from redistill.core.types import Count, Finite, Positive, Seed, Share, ShareBelow1, words_of
+from redistill.core.types import Count, Finite, Positive, Seed, Share, ShareBelow1, checked, words_of
 
 
 class Toy(Slot):
@@ -80,3 +80,31 @@ def test_a_type_says_its_range():
     assert words_of(Share | None) == "a number from 0 to 1"
     assert words_of(Literal["a", "b"]) == "a or b"
     assert words_of(float) == words_of(str | None) == ""
+
+
+@checked
+def drawn(rows: list[Count], *, table: dict[str, Share] | None = None, flag: bool = True, part: Toy | None = None):
+    """A function with options of the kinds that have parts."""
+    return rows
+
+
+@pytest.mark.parametrize(("given", "remedy"), [
+    ({"rows": 3}, "rows=3; give a list, each a whole number from 1"), ({"rows": [3, 0]}, "give a whole number from 1"),
+    ({"rows": [True]}, "give a whole number from 1"), ({"rows": [1], "table": {"a": 2}}, "give a number from 0 to 1"),
+    ({"rows": [1], "table": [0.5]}, "give a table"), ({"rows": [1], "flag": "no"}, "flag=no; give true or false"),
+    ({"rows": [1], "part": 2.0}, "part=2.0; give Toy"),
+], ids=str)  # fmt: skip
+def test_a_checked_function_refuses_as_a_part_does(given, remedy):
+    with pytest.raises(UserError) as called:
+        drawn(**given)
+    assert str(called.value).startswith("test_types.drawn: ") and remedy in str(called.value)
+
+
+def test_a_checked_function_takes_the_rest():
+    assert drawn([1, 2], table={"a": 1}, part=Toy()) == [1, 2]
+    assert drawn((1,), flag=False) == (1,) and drawn.__name__ == "drawn"
+
+
+def test_a_tuple_of_fixed_length_has_that_length():
+    with pytest.raises(UserError, match=r"pair=.*; give 2 of them"):
+        Toy(pair=(0.5,))

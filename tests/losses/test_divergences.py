@@ -256,10 +256,10 @@ def test_kd_loss_is_hintons_and_its_gradient_does_not_shrink_with_the_temperatur
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: dv.ForwardKL(temperature=0.0), "temperature: 0.0 must be above 0"),
-        (lambda: dv.JSD(beta=1.5), "beta: 1.5"),
-        (lambda: dv.ForwardKL(top_k=2.5), "top_k: 2.5 is no whole number"),
-        (lambda: dv.ReverseKL(clip=-1.0), "clip: -1.0"),
+        (lambda: dv.ForwardKL(temperature=0.0), "temperature=0.0; give a number above 0"),
+        (lambda: dv.JSD(beta=1.5), "beta=1.5; give a number from 0 to 1"),
+        (lambda: dv.ForwardKL(top_k=2.5), "top_k=2.5; give a whole number from 1"),
+        (lambda: dv.ReverseKL(clip=-1.0), "clip=-1.0; give a number above 0"),
         (lambda: dv.ForwardKL(top_k=99)(*pair(3, V)), "top_k: 99 is not between 1 and the vocabulary of 11"),
         (lambda: dv.ForwardKL(top_k=3, top_k_of="techer")(*pair(3, V)), "did you mean 'teacher'"),
         (lambda: dv.ForwardKL()(pair(3, V)[0], pair(4, V)[1]), r"student \(3, 11\), teacher \(4, 11\)"),

@@ -50,5 +50,5 @@ def test_agreement_probability_against_monte_carlo():
 def test_random_mix_hands_over_its_share():
     gate = RandomMix(0.25)
     assert [gate.decide(["a"], u).action for u in (0.0, 0.24, 0.25, 0.9)] == [None, None, "a", "a"]
-    with pytest.raises(UserError, match="between 0 and 1"):
+    with pytest.raises(UserError, match="from 0 to 1"):
         RandomMix(1.5)

@@ -39,5 +39,5 @@ def test_break_even():
 
 
 def test_a_negative_price_is_refused():
-    with pytest.raises(UserError, match="negative"):
+    with pytest.raises(UserError, match="input=-1; give a number from 0 up"):
         Price(-1, 0)

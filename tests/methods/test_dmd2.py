@@ -154,7 +154,7 @@ def test_turns_and_columns():
     assert Dmd2(denoiser(), denoiser()).needs == ("image",)  # for its shape
     with pytest.raises(UserError, match="density ratio"):
         method(matching=FDivergence())
-    with pytest.raises(UserError, match="critic_turns: 0 is too few"):
+    with pytest.raises(UserError, match="critic_turns=0; give a whole number from 1"):
         method(critic_turns=0)
     with pytest.raises(UserError, match=r"images of shape \[3\], samples of \[2\]"):
         method(gan=True).check({"image": torch.zeros(1, 3)})

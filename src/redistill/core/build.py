@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import NoneType
 from typing import Any, get_args, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, ValidationError
@@ -45,7 +46,7 @@ def convert(value: Any, hint: Any, *, place: str, near: str = "") -> Any:
     """``value`` as ``hint`` asks: a plug-in from its word (see :meth:`Slot.choices`) or table, anything else by
     pydantic's rules."""
     slot = slot_of(hint)
-    if slot is not None and isinstance(value, (str, Mapping)):
+    if slot is not None and not isinstance(value, (slot, NoneType)):
         return plug(slot, value, place=place, near=near)
     try:
         return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
@@ -61,13 +62,13 @@ def slot_of(hint: Any) -> type[Slot] | None:
     return next((c for c in candidates if isinstance(c, type) and issubclass(c, Slot)), None)
 
 
-def plug(slot: type[Slot], value: str | Mapping[str, Any], *, place: str, near: str = "") -> Slot:
+def plug(slot: type[Slot], value: Any, *, place: str, near: str = "") -> Slot:
     """A plug-in for ``slot`` from its word, or from a table with ``name`` and options."""
-    table = {"name": value} if isinstance(value, str) else dict(value)
+    table = dict(value) if isinstance(value, Mapping) else {"name": value}
     choices = slot.choices(near)
     word = table.pop("name", None)
     if not isinstance(word, str) or word not in choices:
-        raise unknown(slot.__name__.lower(), str(word), choices, place=place)
+        raise unknown(slot.__name__.lower(), str(word)[:40], choices, place=place)
     return build(choices[word], table, place=place)
 
 

@@ -1,18 +1,20 @@
 """Numbers with a range, as types of options: ``tau: Positive = 4.0``.
 
 They are checked once: in a recipe when its values are read (:mod:`redistill.core.build`), in Python when a part is
-built (:class:`~redistill.core.slot.Configured`). NaN, infinity and ``True`` are in no range.
+built (:class:`~redistill.core.slot.Configured`) or a function called (:func:`checked`). NaN, infinity and ``True`` are
+in no range.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 import numbers
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, wraps
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from redistill.core.errors import UserError, nearest
 
@@ -63,22 +65,37 @@ CountOrZero = Annotated[int, Range("a whole number from 0", 0, 2**63, below=True
 Seed = Annotated[int, Range("a whole number from 0, below 2^63", 0, 2**63, below=True)]
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def checked(function: Callable[P, R]) -> Callable[P, R]:
+    """``function``, whose arguments are checked as those of a part are: :func:`check`."""
+    place = f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        check(function, inspect.signature(function).bind_partial(*args, **kwargs).arguments, place)
+        return function(*args, **kwargs)
+
+    return call
+
+
 def check(function: Callable[..., Any], given: Mapping[str, Any], place: str) -> None:
     """Refuse, at ``place``, what the annotations of ``function`` say no to: a number outside of its :class:`Range`, a
-    word that is none of a ``Literal``. Other types are not looked at."""
-    for name, hint in _checked(function):
+    word that is none of a ``Literal``, another type than a bool, a text or a plug-in. Other types are not looked at."""
+    for name, hint in _hints(function):
         if name in given and (wrong := _wrong(given[name], hint)):
             raise UserError(f"{name}={str(given[name])[:40]}; {wrong}", place=place)
 
 
 @cache
-def _checked(function: Callable[..., Any]) -> list[tuple[str, Any]]:
-    """The parameters that are checked, with their hints."""
+def _hints(function: Callable[..., Any]) -> list[tuple[str, Any]]:
     try:
         hints = get_type_hints(function, include_extras=True)
     except NameError:  # of a class that only a function knows
         return []
-    return [(name, hint) for name, hint in hints.items() if name != "return" and words_of(hint)]
+    return [(name, hint) for name, hint in hints.items() if name != "return"]
 
 
 def words_of(hint: Any) -> str:
@@ -93,7 +110,7 @@ def _wrong(value: Any, hint: Any) -> str:
     """What to give in the place of ``value``; empty where it will do."""
     kind, inner = get_origin(hint), get_args(hint)
     if kind is Literal:
-        return "" if value in inner else nearest(value, inner)
+        return "" if value in inner and not isinstance(value, bool) else nearest(value, inner)
     if kind is Annotated:
         fits = inner[0] is not int or isinstance(value, numbers.Integral)
         ranges = (m for m in inner[1:] if isinstance(m, Range))
@@ -101,14 +118,34 @@ def _wrong(value: Any, hint: Any) -> str:
     if kind in (Union, UnionType):
         wrong = [_wrong(value, h) or _other_type(value, h) for h in inner]
         return "" if "" in wrong else next(filter(None, wrong))
-    if kind in (tuple, list) and isinstance(value, (tuple, list)):
-        each = zip(value, inner if kind is tuple and inner[-1] is not Ellipsis else (inner[0],) * len(value))
-        return next(filter(None, (_wrong(v, h) for v, h in each)), "")
-    return ""
+    if kind in (tuple, list, dict):
+        return _wrong_parts(value, kind, inner)
+    named = hint in (bool, str) or hasattr(hint, "choices")  # a plug-in has choices
+    return _other_type(value, hint) if named else ""
+
+
+def _wrong_parts(value: Any, kind: type, inner: tuple[Any, ...]) -> str:
+    """The same of a list, a tuple (a list will do for one, as in recipes) or the values of a table."""
+    if kind is dict:
+        parts, hints = list(value.values()) if isinstance(value, dict) else None, inner[1:]
+    else:
+        parts, hints = list(value) if isinstance(value, (tuple, list)) else None, inner
+    if parts is None:
+        each = words_of(inner[0]) or getattr(inner[0], "__name__", "")
+        return "give a table" if kind is dict else f"give a list, each {each}".removesuffix(", each ")
+    fixed = kind is tuple and inner[-1] is not Ellipsis
+    if fixed and len(parts) != len(inner):
+        return f"give {len(inner)} of them"
+    each_hint = hints if fixed else hints[:1] * len(parts)
+    return next(filter(None, map(_wrong, parts, each_hint)), "")
 
 
 def _other_type(value: Any, hint: Any) -> str:
-    """Of the types of a union: whether ``value`` is of another one."""
+    """What type to give where ``value`` is of another one."""
     kind = get_origin(hint) or hint
     ours = kind in (Annotated, Any) or not isinstance(kind, type) or isinstance(value, kind)
-    return "" if ours or (kind is float and isinstance(value, numbers.Real)) else f"give {kind.__name__}"
+    ours = ours or (kind is float and isinstance(value, numbers.Real)) or (kind is tuple and isinstance(value, list))
+    return "" if ours else f"give {_NAMES.get(kind, kind.__name__)}"
+
+
+_NAMES = {bool: "true or false", str: "text", type(None): "null"}

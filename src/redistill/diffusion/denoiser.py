@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from redistill.core.errors import UserError, nearest, unknown
 from redistill.core.slot import Configured
+from redistill.core.types import NonNegative
 from redistill.diffusion.paths import Flow, Path, working
 
 Condition = Tensor | Mapping[str, Any] | None
@@ -122,7 +123,7 @@ class Guided(Configured, nn.Module):
     plain conditional denoiser, in one pass.
     """
 
-    def __init__(self, denoiser: Denoiser, scale: float = 1.0, *, null: Condition = None) -> None:
+    def __init__(self, denoiser: Denoiser, scale: NonNegative = 1.0, *, null: Condition = None) -> None:
         super().__init__()
         self.denoiser, self.scale, self.null = denoiser, scale, null
 

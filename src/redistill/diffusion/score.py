@@ -19,13 +19,13 @@ frozen). No function here draws random numbers: noise and uniform numbers come i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from redistill.core.errors import unknown
 from redistill.core.slot import Slot
+from redistill.core.types import Finite, Positive, Share
 from redistill.diffusion.paths import Path
 
 Coefficient = Tensor | float
@@ -81,9 +81,7 @@ class FDivergence(Matching):
 
     needs_ratio = True
 
-    def __init__(self, f: str = "jensen_shannon") -> None:
-        if f not in RATIO_WEIGHTS:
-            raise unknown("f-divergence", f, RATIO_WEIGHTS, place="matching.f")
+    def __init__(self, f: Literal["reverse_kl", "forward_kl", "jensen_shannon"] = "jensen_shannon") -> None:
         self.f = f
 
     def coefficients(self, logit: Tensor | None) -> tuple[Coefficient, Coefficient, Coefficient]:
@@ -96,7 +94,10 @@ class ScoreIdentity(Matching):
 
     through = True
 
-    def __init__(self, alpha: float = 1.2) -> None:
+    def __init__(
+        self,
+        alpha: Finite = 1.2,  # weight of the squared difference
+    ) -> None:
         self.alpha = alpha
 
     def coefficients(self, logit: Tensor | None) -> tuple[Coefficient, Coefficient, Coefficient]:
@@ -115,9 +116,12 @@ class Normaliser(Slot):
 
 
 class TeacherDistance(Normaliser):
-    """mean |x - D_real| over the row (DMD, SiD). ``floor`` keeps a perfect sample from dividing by zero."""
+    """mean |x - D_real| over the row (DMD, SiD)."""
 
-    def __init__(self, floor: float = 1e-5) -> None:
+    def __init__(
+        self,
+        floor: Positive = 1e-5,  # keeps a perfect sample from dividing by zero
+    ) -> None:
         self.floor = floor
 
     def divisor(self, x: Tensor, real: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -153,7 +157,11 @@ class UniformTime(TimeLaw):
     """Uniform between ``low`` and ``high`` of the way from the path's least noise to its most, before the shift that
     the path may have. The defaults are DMD's, for the student; on an EDM path this is Karras' grid."""
 
-    def __init__(self, low: float = 0.02, high: float = 0.98) -> None:
+    def __init__(
+        self,
+        low: Share = 0.02,  # of the way, where the law begins
+        high: Share = 0.98,  # and where it ends
+    ) -> None:
         self.low, self.high = low, high
 
     def times(self, u: Tensor, path: Path) -> Tensor:
@@ -166,7 +174,12 @@ class KarrasTime(TimeLaw):
     ends."""
 
     def __init__(
-        self, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0, low: float = 0.0, high: float = 1.0
+        self,
+        sigma_min: Positive = 0.002,  # least noise of the grid
+        sigma_max: Positive = 80.0,  # and its most
+        rho: Positive = 7.0,  # the root in which it is even
+        low: Share = 0.0,  # of the way, where the law begins
+        high: Share = 1.0,  # and where it ends
     ) -> None:
         self.sigma_min, self.sigma_max, self.rho, self.low, self.high = sigma_min, sigma_max, rho, low, high
 
@@ -178,7 +191,11 @@ class KarrasTime(TimeLaw):
 class BetaTime(TimeLaw):
     """Beta(``a``, ``b``) on [0, 1]."""
 
-    def __init__(self, a: float = 2.0, b: float = 1.0) -> None:
+    def __init__(
+        self,
+        a: Positive = 2.0,  # above b: more noise
+        b: Positive = 1.0,  # above a: less
+    ) -> None:
         self.a, self.b = a, b
 
     def times(self, u: Tensor, path: Path) -> Tensor:
@@ -190,7 +207,10 @@ class BetaTime(TimeLaw):
 class AboveTime(TimeLaw):
     """Uniform on [``start``, 1]: only noise above the level that a sample still has (phased and decoupled DMD)."""
 
-    def __init__(self, start: float = 0.5) -> None:
+    def __init__(
+        self,
+        start: Share = 0.5,  # the least time
+    ) -> None:
         self.start = start
 
     def times(self, u: Tensor, path: Path) -> Tensor:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from redistill.core.errors import UserError, unknown
 from redistill.core.slot import Slot
+from redistill.core.types import Count, Positive, Share
 from redistill.losses.precision import raised
 
 Role = Literal["teacher", "student"]
@@ -215,28 +216,17 @@ class Divergence(Slot, ABC):
     """Per-token divergence of student logits [..., V] from teacher logits [..., V']; returns [...] values, 0 where
     masked.
 
-    - ``temperature`` divides the student's logits, ``teacher_temperature`` the teacher's (the same one by default);
-      ``t_squared`` multiplies the value by temperature^2, so that the gradient's size does not depend on it.
-    - ``top_k`` keeps that many tokens, the likeliest ones of ``top_k_of``; ``tail`` puts the rest into one bucket
-      instead of renormalising.
-    - ``clip`` caps every summand over V from above, so that a few style tokens do not dominate (OPSD).
+    ``t_squared``: so that the gradient's size does not depend on the temperature. ``clip``: so that a few style tokens
+    do not dominate (OPSD).
     """
 
-    temperature: float = 1.0
-    teacher_temperature: float | None = None
-    t_squared: bool = False
-    top_k: int | None = None
-    top_k_of: Role = "teacher"
-    tail: bool = False
-    clip: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("temperature", "teacher_temperature", "top_k", "clip"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise UserError(f"{value} must be above 0", place=name)
-        if self.top_k is not None and self.top_k != int(self.top_k):
-            raise UserError(f"{self.top_k} is no whole number", place="top_k")
+    temperature: Positive = 1.0  # divides the student's logits
+    teacher_temperature: Positive | None = None  # and the teacher's; the same one if left out
+    t_squared: bool = False  # multiply by temperature^2
+    top_k: Count | None = None  # keep so many of the likeliest tokens
+    top_k_of: Role = "teacher"  # whose likeliest
+    tail: bool = False  # put the others into one bucket instead of renormalising
+    clip: Positive | None = None  # cap every summand over V from above
 
     @property
     def temperatures(self) -> tuple[float, float]:
@@ -291,12 +281,7 @@ class ReverseKL(Divergence):
 class JSD(Divergence):
     """Generalised Jensen-Shannon; ``beta`` 0 is the forward KL, 1 the reverse KL (see :func:`jsd` for the limits)."""
 
-    beta: float = 0.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.beta <= 1:
-            raise UserError(f"{self.beta} is not between 0 and 1", place="beta")
+    beta: Share = 0.5  # share of the teacher in the mixture
 
     def terms(self, log_q: Tensor, log_p: Tensor) -> Tensor:
         return jsd(log_q, log_p, self.beta)

@@ -8,6 +8,7 @@ import torch
 
 from redistill.core.errors import UserError, unknown
 from redistill.core.source import table
+from redistill.core.types import Count, CountOrZero, NonNegative, Seed, checked
 from redistill.diffusion.denoiser import Denoiser, guided
 from redistill.methods.generation.d_ode import fit_lambdas
 from redistill.methods.generation.d_ode.schedulers import save_pipeline
@@ -16,25 +17,23 @@ from redistill.procedures.job import Job
 NEEDS = ()
 
 
+@checked
 def run(
     job: Job,
     teacher: Denoiser,
     *,
-    steps: int = 5,
-    scale: int = 10,
+    steps: Count = 5,  # of the fitted solver
+    scale: Count = 10,  # the teacher's steps for each evaluation of the student
     solver: Literal["ddim", "dpm_solver_2m", "heun", "ipndm", "deis"] = "ddim",
-    prediction: Literal["x0", "eps"] = "x0",
-    batch: int = 32,
-    condition: str | None = None,
-    guidance: float = 1.0,
-    null: int | None = None,
-    seed: int = 0,
+    prediction: Literal["x0", "eps"] = "x0",  # the output whose differences correct; heun knows x0 alone
+    batch: Count = 32,  # rows of noise to fit on
+    condition: str | None = None,  # the column (classes, embeddings of texts) that conditions the network
+    guidance: NonNegative = 1.0,  # 1 is none, others need condition and null
+    null: CountOrZero | None = None,  # the class that says nothing
+    seed: Seed = 0,  # of the noise
 ) -> str:
     """Fit a ``steps``-step solver around a frozen diffusers network, on one batch of noise; write its numbers and,
-    where a scheduler can carry them, a pipeline. ``condition``: the column of the data (classes, embeddings of texts)
-    that conditions the network; ``guidance`` needs ``null``, the class that says nothing."""
-    if batch < 1:
-        raise UserError(f"{batch} rows of noise fit nothing; give at least 1", place="batch")
+    where a scheduler can carry them, a pipeline."""
     source = job.sources["teacher"]
     if source is None:
         raise UserError("a solver is fitted around a denoiser; give kind: diffusers", place="models.teacher")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from redistill.core.errors import UserError
+from redistill.core.types import Count, CountOrZero, NonNegative, Seed, checked
 from redistill.methods.language.in_context import Episode, InContext
 from redistill.methods.language.in_context.agents import World
 from redistill.methods.language.in_context.cascade import Gate
@@ -19,33 +20,32 @@ from redistill.procedures.job import Job
 NEEDS = ()
 
 
+@checked
 def run(
     job: Job,
     student: Any,
     teacher: Any,
     encode: Any,
     *,
-    worlds: str,
-    demonstrations: str,
-    student_price: tuple[float, float] = (1.0, 1.0),
-    teacher_price: tuple[float, float] = (20.0, 20.0),
-    cascade: Gate | None = None,
-    k: int = 3,
-    window: int = 3,
-    retrieval: Literal["step", "episode"] = "step",
-    history: int = 2,
-    grow: bool = False,
-    max_steps: int = 50,
-    instructions: str = "",
-    compare: bool = True,
-    seed: int = 0,
+    worlds: str,  # module:function that gives a list of worlds
+    demonstrations: str,  # the same, or the index folder of an earlier run
+    student_price: tuple[NonNegative, NonNegative] = (1.0, 1.0),  # of an input and of an output token
+    teacher_price: tuple[NonNegative, NonNegative] = (20.0, 20.0),
+    cascade: Gate | None = None,  # when the teacher takes a step; self_consistency if left out
+    k: CountOrZero = 3,  # examples shown
+    window: Count = 3,  # steps of an example
+    retrieval: Literal["step", "episode"] = "step",  # when examples are fetched anew
+    history: CountOrZero = 2,  # last steps shown
+    grow: bool = False,  # add the teacher's steps of successful episodes to the index
+    max_steps: Count = 50,  # of an episode
+    instructions: str = "",  # text at the head of every prompt
+    compare: bool = True,  # also play the teacher alone
+    seed: Seed = 0,
 ) -> str:
     """Collect the teacher's successful episodes and let the student play with them and with the cascade.
 
-    ``worlds``, ``demonstrations``: module:function that gives a list of worlds (``agents.World`` beside the method);
-    ``demonstrations`` may be an index folder of an earlier run instead. Prices are those of an input and of an output
-    token. Writes the index as soon as it is there, then the episodes as JSON lines, and success and cost, with
-    ``compare`` beside the teacher's alone on the same worlds (at its price).
+    A world is an ``agents.World`` (beside the method). Writes the index as soon as it is there, then the episodes as
+    JSON lines, and success and cost, with ``compare`` beside the teacher's alone on the same worlds (at its price).
     """
     method = InContext(
         student, teacher, encode, cascade=cascade, k=k, window=window, retrieval=retrieval, history=history, grow=grow,

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from redistill.core import Batch, Loss, Method, Progress, UserError
+from redistill.core.types import Count, CountOrZero, NonNegative
 from redistill.diffusion.denoiser import Denoiser, guided
 from redistill.diffusion.score import (
     Matching,
@@ -42,12 +43,7 @@ from redistill.losses.adversarial import Adversarial, NonSaturating
 
 
 class Dmd2(Method):
-    """See the module. ``shape`` of a sample is needed where neither the student nor the data (``image``) tells it;
-    ``condition`` names the column that conditions all networks. ``inputs`` of a several-step student: "simulated" or
-    "noised" (real data). ``regression`` > 0 adds DMD's loss on pairs (columns ``pair_noise``, ``pair_image``; arXiv
-    2311.18828). ``guidance`` needs ``condition`` and ``null``, the class that says nothing; a teacher may also come
-    guided.
-    """
+    """See the module. ``regression`` is that of DMD (arXiv 2311.18828). A teacher may also come guided."""
 
     def __init__(
         self,
@@ -56,21 +52,21 @@ class Dmd2(Method):
         critic: Denoiser | None = None,
         discriminator: nn.Module | None = None,
         *,
-        steps: int = 1,
-        critic_turns: int = 5,
-        inputs: Literal["simulated", "noised"] = "simulated",
-        condition: str | None = None,
-        shape: tuple[int, ...] | None = None,
-        guidance: float = 1.0,
-        null: int | None = None,
-        matching: Matching | None = None,
-        normaliser: Normaliser | None = None,
-        renoise: TimeLaw | None = None,
-        critic_times: TimeLaw | None = None,
-        adversarial: Adversarial | None = None,
-        gan_student: float = 1e-3,
-        gan_critic: float = 1e-2,
-        regression: float = 0.0,
+        steps: Count = 1,  # calls of the student that make a sample
+        critic_turns: Count = 5,  # of the critic for one of the student
+        inputs: Literal["simulated", "noised"] = "simulated",  # what later steps start from: own samples or real data
+        condition: str | None = None,  # the column that conditions all networks
+        shape: tuple[Count, ...] | None = None,  # of a sample, where neither the student nor the data tells it
+        guidance: NonNegative = 1.0,  # of the teacher; 1 is none, others need condition and null
+        null: CountOrZero | None = None,  # the class that says nothing
+        matching: Matching | None = None,  # the divergence; reverse_kl if left out
+        normaliser: Normaliser | None = None,  # what a row's loss is divided by; teacher_distance if left out
+        renoise: TimeLaw | None = None,  # noise of the student's turn; uniform_time if left out
+        critic_times: TimeLaw | None = None,  # noise of the critic's turn; uniform_time from 0.001 to 1 if left out
+        adversarial: Adversarial | None = None,  # the discriminator's game; non_saturating if left out
+        gan_student: NonNegative = 1e-3,  # w_g, weight of the game in the student's turn
+        gan_critic: NonNegative = 1e-2,  # w_d, and in the critic's
+        regression: NonNegative = 0.0,  # weight of DMD's loss on pairs (columns pair_noise, pair_image)
     ) -> None:
         super().__init__()
         plain = getattr(teacher, "denoiser", teacher)  # inside its guidance
@@ -89,8 +85,6 @@ class Dmd2(Method):
         self.needs = self._columns(steps)
         if self.score.matching.needs_ratio and discriminator is None:
             raise UserError("this divergence needs a density ratio; give a discriminator", place="matching")
-        if critic_turns < 1:
-            raise UserError(f"{critic_turns} is too few; the critic learns at least once a step", place="critic_turns")
 
     def _columns(self, steps: int) -> tuple[str, ...]:
         real = self.discriminator is not None or (steps > 1 and self.inputs == "noised") or self.shape is None

@@ -22,12 +22,13 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path as File
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from redistill.core.errors import UserError, unknown
+from redistill.core.types import Count, NonNegative, PositiveShare, checked
 from redistill.diffusion.solvers import SOLVERS, subdivide, trajectory
 
 PREDICTIONS = {
@@ -35,8 +36,6 @@ PREDICTIONS = {
     "deis": ("x0", "eps"),
 }  # fmt: skip
 """Base solver -> the outputs whose differences may correct it."""
-
-MARKS = ("subdivided", "reference")
 
 Correct = Callable[[int, Tensor, Tensor], Tensor]
 """(k, x+, dO) -> corrected state."""
@@ -122,20 +121,21 @@ class DOde:
         return fitted
 
 
+@checked
 @torch.no_grad()
 def fit_lambdas(
     denoiser: Any,
     noise: Tensor,
-    steps: int,
+    steps: Count,
     *,
-    scale: int = 10,
+    scale: Count = 10,
     condition: Any = None,
-    solver: str = "ddim",
-    prediction: str = "x0",
-    grid: str = "uniform",
-    start: float = 1.0,
-    marks: str = "subdivided",
-    floor: float = 1e-6,
+    solver: Literal["ddim", "dpm_solver_2m", "heun", "ipndm", "deis"] = "ddim",
+    prediction: Literal["x0", "eps"] = "x0",
+    grid: Literal["uniform", "karras", "log_snr"] = "uniform",
+    start: PositiveShare = 1.0,
+    marks: Literal["subdivided", "reference"] = "subdivided",
+    floor: NonNegative = 1e-6,
 ) -> DOde:
     """Fit a ``steps``-step ``solver`` on one batch of standard normal ``noise`` [B, ...]; 16 to 64 rows suffice.
 
@@ -143,7 +143,8 @@ def fit_lambdas(
     see :meth:`Path.grid`. ``marks``: "subdivided" or "reference". ``floor``: lambda is 0 where rms(dO) <= floor *
     rms(x+). Costs one teacher and one student run.
     """
-    _check_words(solver, prediction, marks, scale)
+    if prediction not in PREDICTIONS[solver]:
+        raise unknown(f"prediction (solver {solver})", prediction, PREDICTIONS[solver], place="fit_lambdas")
     count = 2 * steps - 1 if solver == "heun" else steps
     times, fine = (denoiser.path.grid(n, grid, start=start) for n in (steps, scale * count))
     bare = DOde(solver, prediction, tuple(times.tolist()), scale, marks, **_belongs(denoiser))
@@ -187,13 +188,3 @@ def _belongs(denoiser: Any) -> dict[str, Any]:
     """What lambdas depend on besides the weights: prediction kind, path and guidance weight."""
     guidance = float(getattr(denoiser, "scale", 1.0))
     return {"kind": denoiser.kind, "path": denoiser.path.settings(), "guidance": guidance}
-
-
-def _check_words(solver: str, prediction: str, marks: str, scale: int) -> None:
-    if solver not in PREDICTIONS:
-        raise unknown("solver", solver, PREDICTIONS, place="fit_lambdas")
-    for kind, word, valid in (("prediction", prediction, PREDICTIONS[solver]), ("marks", marks, MARKS)):
-        if word not in valid:
-            raise unknown(f"{kind} (solver {solver})", word, valid, place="fit_lambdas")
-    if scale < 1:
-        raise UserError(f"scale={scale}; the teacher takes at least one step per evaluation", place="fit_lambdas")

@@ -22,8 +22,8 @@ from typing import Literal
 
 import numpy as np
 
-from redistill.core.errors import UserError
 from redistill.core.slot import Configured
+from redistill.core.types import Count, CountOrZero, Finite, Seed
 from redistill.methods.language.in_context.agents import Context, Policy, Reply, Step, Trajectory, Window, World
 from redistill.methods.language.in_context.cascade import Gate, SelfConsistency
 from redistill.methods.language.in_context.cost import Meter
@@ -54,32 +54,33 @@ class Episode:
 
 
 class InContext(Configured):
-    """Roles: ``student`` and ``teacher`` act; ``encode`` makes unit vectors of texts.
-
-    ``cascade`` decides when the teacher takes a step. ``k`` windows of ``window`` steps are shown, fetched anew at
-    every ``retrieval`` "step" or once an "episode", and the last ``history`` steps; to the teacher too only with
-    ``teacher_examples``. ``reasoning`` shows the teacher's reasons. ``grow`` adds the teacher's steps of successful
-    episodes to the index.
-    """
+    """Roles: ``student`` and ``teacher`` act; ``encode`` makes unit vectors of texts."""
 
     def __init__(
-        self, student: Policy, teacher: Policy, encode: Encode, *, cascade: Gate | None = None, k: int = 3,
-        window: int = 3, weights: tuple[float, float, float] = (1 / 3, 1 / 3, 1 / 3),
-        retrieval: Literal["step", "episode"] = "step", history: int = 2, teacher_examples: bool = False,
-        reasoning: bool = False, grow: bool = False, max_steps: int = 50, instructions: str = "", seed: int = 0,
-    ) -> None:  # fmt: skip
-        if k < 0:
-            raise UserError(f"k={k}, must be 0 (no examples) or more", place="k")
+        self,
+        student: Policy,
+        teacher: Policy,
+        encode: Encode,
+        *,
+        cascade: Gate | None = None,  # when the teacher takes a step
+        k: CountOrZero = 3,  # examples shown
+        window: Count = 3,  # steps of an example
+        weights: tuple[Finite, Finite, Finite] = (1 / 3, 1 / 3, 1 / 3),  # of goal, plan and observation in a search
+        retrieval: Literal["step", "episode"] = "step",  # when examples are fetched anew
+        history: CountOrZero = 2,  # last steps shown
+        teacher_examples: bool = False,  # show the examples to the teacher too
+        reasoning: bool = False,  # show the teacher's reasons
+        grow: bool = False,  # add the teacher's steps of successful episodes to the index
+        max_steps: Count = 50,  # of an episode
+        instructions: str = "",  # text at the head of every prompt
+        seed: Seed = 0,
+    ) -> None:
         self.student, self.teacher = student, teacher
         self.cascade = SelfConsistency() if cascade is None else cascade
         self.index = StepIndex(encode, window=window, weights=weights)
         self.k, self.retrieval, self.history, self.reasoning, self.grow = k, retrieval, history, reasoning, grow
-        self.teacher_examples, self.max_steps, self.instructions, self.seed = (
-            teacher_examples,
-            max_steps,
-            instructions,
-            seed,
-        )
+        self.teacher_examples, self.max_steps = teacher_examples, max_steps
+        self.instructions, self.seed = instructions, seed
 
     def collect(self, worlds: Iterable[World]) -> list[Episode]:
         """The demonstration phase: the teacher plays, its successful episodes go into the index."""

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from redistill.core.errors import UserError
+from redistill.core.slot import Configured
+from redistill.core.types import Count, CountOrZero, NonNegative, Positive
 from redistill.methods.language.in_context.agents import Context, Reply
 from redistill.methods.language.in_context.cascade import normalise
 from redistill.methods.language.in_context.cost import Usage
@@ -86,14 +88,21 @@ class ChatApi:
         return f"the server said {error.code}: {remedy.get(error.code, said)}"
 
 
-class ApiPolicy:
+class ApiPolicy(Configured):
     """A language model behind an API as student or teacher. It writes freely; an answer that differs from an admissible
     command in case or white space only becomes that command."""
 
     def __init__(
-        self, url: str, *, model: str, temperature: float = 0.1, max_tokens: int = 64,
-        key_from: str = "OPENAI_API_KEY", timeout: float = 60.0, retries: int = 5,
-    ) -> None:  # fmt: skip
+        self,
+        url: str,
+        *,
+        model: str,
+        temperature: NonNegative = 0.1,
+        max_tokens: Count = 64,  # of an answer
+        key_from: str = "OPENAI_API_KEY",  # environment variable of the key
+        timeout: Positive = 60.0,  # seconds
+        retries: CountOrZero = 5,  # of a busy server
+    ) -> None:
         self.api = ChatApi(url, model, key_from=key_from, timeout=timeout, retries=retries)
         self.options = {"temperature": temperature, "max_tokens": max_tokens}
 

@@ -8,8 +8,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from redistill.core.errors import UserError, unknown
 from redistill.core.slot import Slot
+from redistill.core.types import Count, Share
 
 Canonical = Callable[[str], str]
 
@@ -60,19 +60,15 @@ class Gate(Slot):
 
 
 class SelfConsistency(Gate):
-    """The student acts when a quorum of its samples agree: ``all`` of them, the ``majority``, or a number of votes.
-    ``answers`` says which are equal: as "text", as "python", or by a function that gives a canonical form."""
+    """The student acts when a quorum of its samples agree; a number of votes above ``samples`` always asks the teacher.
+    ``answers`` may be a function that gives a canonical form."""
 
     def __init__(
-        self, samples: int = 3, quorum: Literal["all", "majority"] | int = "all", answers: str | Canonical = "text"
+        self,
+        samples: Count = 3,  # the student's answers to a step
+        quorum: Literal["all", "majority"] | Count = "all",  # how many must agree
+        answers: Literal["text", "python"] | Canonical = "text",  # as what two answers are equal
     ) -> None:
-        if samples < 1:
-            raise UserError(f"samples={samples}, must be at least 1", place="samples")
-        if isinstance(answers, str) and answers not in CANONICAL:
-            raise unknown("kind of answers", answers, CANONICAL, place="answers")
-        counted = isinstance(quorum, int) and not isinstance(quorum, bool)
-        if not ((counted and quorum >= 1) or quorum in ("all", "majority")):  # above samples: always the teacher
-            raise UserError(f"quorum={quorum!r}; give all, majority or a number of votes from 1", place="quorum")
         self.samples, self.canonical = samples, CANONICAL[answers] if isinstance(answers, str) else answers
         self.least = {"all": samples, "majority": samples // 2 + 1}.get(quorum, quorum)
 
@@ -83,13 +79,14 @@ class SelfConsistency(Gate):
 
 
 class RandomMix(Gate):
-    """The baseline: the teacher acts in a random ``share`` of the steps."""
+    """The baseline: the teacher acts in random steps."""
 
     samples = 1
 
-    def __init__(self, share: float = 0.1) -> None:
-        if not 0 <= share <= 1:
-            raise UserError(f"share={share}, must be between 0 and 1", place="share")
+    def __init__(
+        self,
+        share: Share = 0.1,  # of the steps that the teacher takes
+    ) -> None:
         self.share = share
 
     def decide(self, actions: Sequence[str], uniform: float) -> Decision:

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from redistill.core.errors import UserError, unknown
+from redistill.core.errors import unknown
+from redistill.core.slot import Configured
+from redistill.core.types import NonNegative
 
 
 class Usage(NamedTuple):
@@ -24,16 +26,12 @@ class Usage(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Price:
-    """Price of a token; ``cached`` of a cached input token (None: no discount)."""
+class Price(Configured):
+    """Price of a token."""
 
-    input: float
-    output: float
-    cached: float | None = None
-
-    def __post_init__(self) -> None:
-        if min(self.input, self.output, self.cached or 0.0) < 0:
-            raise UserError("a price is negative; give the price of one token", place="price")
+    input: NonNegative
+    output: NonNegative
+    cached: NonNegative | None = None  # of a cached input token; no discount if left out
 
     def of(self, usage: Usage) -> float:
         """Cost of ``usage``: (input - cached) * price_in + cached * price_cached + output * price_out."""

@@ -15,6 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from redistill.core.errors import UserError
+from redistill.core.slot import Configured
+from redistill.core.types import Count, Finite
 from redistill.methods.language.in_context.agents import Step, Trajectory, Window
 
 Encode = Callable[[Sequence[str]], Tensor]  # texts -> unit vectors [N, D]
@@ -35,7 +37,7 @@ class Memo:
         return torch.stack([self.known[t] for t in texts])
 
 
-class StepIndex:
+class StepIndex(Configured):
     """Windows of ``window`` steps around every stored step, found by
 
         sim = w_g cos(g, g') + w_p cos(p, p') + w_o cos(o, o')
@@ -45,10 +47,8 @@ class StepIndex:
     """
 
     def __init__(
-        self, encode: Encode, *, window: int = 3, weights: tuple[float, float, float] = (1 / 3, 1 / 3, 1 / 3)
+        self, encode: Encode, *, window: Count = 3, weights: tuple[Finite, Finite, Finite] = (1 / 3, 1 / 3, 1 / 3)
     ) -> None:
-        if window < 1:
-            raise UserError(f"window={window}, must be at least 1 step", place="window")
         self.encode, self.window, self.weights = encode, window, weights
         self.trajectories: list[Trajectory] = []
         self.where: list[tuple[int, int]] = []  # row -> (trajectory, step)

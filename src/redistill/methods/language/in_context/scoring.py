@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from redistill.core.errors import UserError
+from redistill.core.slot import Configured
+from redistill.core.types import Count, NonNegative
 from redistill.methods.language.in_context.agents import Context, Reply, Window
 from redistill.methods.language.in_context.cost import Usage
 from redistill.models.transformers import CausalLm
@@ -83,10 +85,10 @@ class CommandScorer:
         return torch.zeros(targets.shape, device=device).masked_scatter(real, logp).cpu()
 
 
-class ScoringPolicy:
+class ScoringPolicy(Configured):
     """A local causal language model that picks admissible commands; plans are picked from those of similar goals."""
 
-    def __init__(self, lm: CausalLm, *, temperature: float = 0.5, max_tokens: int = 2048) -> None:
+    def __init__(self, lm: CausalLm, *, temperature: NonNegative = 0.5, max_tokens: Count = 2048) -> None:
         self.scorer, self.temperature = CommandScorer(lm, max_tokens=max_tokens), temperature
         self.known: dict[tuple[str, tuple[str, ...]], tuple[Tensor, Usage, int]] = {}
 
@@ -109,14 +111,14 @@ class ScoringPolicy:
         return self.known[prompt, commands]
 
 
-class CopyPolicy:
+class CopyPolicy(Configured):
     """A stand-in for a small language model that costs nothing: it copies what the nearest example did, with the words
     of its own goal in place of the example's, and is as noisy as ``temperature`` says. A command must name as many
     words of its goal as the example's did: who takes the apple for the apple's sake takes no soap. Without examples it
     guesses.
     """
 
-    def __init__(self, *, temperature: float = 0.1) -> None:
+    def __init__(self, *, temperature: NonNegative = 0.1) -> None:
         self.temperature = temperature
 
     def act(self, context: Context, admissible: Sequence[str], n: int, uniforms: Sequence[float]) -> Reply:

@@ -24,7 +24,8 @@ from typing import Any, Literal
 from torch import Tensor
 
 from redistill.core import Ema, Loss, Method, Progress
-from redistill.core.errors import UserError, unknown
+from redistill.core.errors import UserError
+from redistill.core.types import Count, CountOrZero, Positive, Share
 from redistill.language.contexts import check_contexts, context_scores
 from redistill.language.tokens import laid_out, log_prob_of, skip_first
 from redistill.losses.divergences import Divergence, ForwardKL, reduce
@@ -35,16 +36,8 @@ from redistill.models.transformers import CausalLm
 class Sdft(Method):
     """On-policy distillation from the same model with a demonstration in its context.
 
-    Args:
-        student: the model; with an adapter only the adapter trains, and the teacher is a second copy of it.
-        divergence: how far the student is from the teacher at a token.
-        teacher_rate: r, the share of the student in the teacher per step; 0 freezes it, 1 makes it the live student.
-        skip_tokens: leave out this many first tokens, where a teacher that saw an example says so.
-        max_new_tokens: longest rollout.
-        temperature: of the rollouts, and of both models' scores in the divergence.
-        importance_cap: limit of w_t, the correction when sampling and training disagree.
-        reduction: ``sequence_mean``, each answer counts the same (as in the authors' code), or ``token_mean``, each
-            token does.
+    Of a ``student`` with an adapter only the adapter trains, and the teacher is a second copy of it. The authors' code
+    counts each answer the same (``sequence_mean``).
     """
 
     needs = ("prompt", "prompt_mask", "context", "context_mask")
@@ -53,17 +46,15 @@ class Sdft(Method):
         self,
         student: CausalLm,
         *,
-        divergence: Divergence | None = None,
-        teacher_rate: float = 0.01,
-        skip_tokens: int = 3,
-        max_new_tokens: int = 2048,
-        temperature: float = 1.0,
-        importance_cap: float = 2.0,
-        reduction: Literal["sequence_mean", "token_mean"] = "sequence_mean",
+        divergence: Divergence | None = None,  # of the student from the teacher at a token; forward_kl if left out
+        teacher_rate: Share = 0.01,  # r, share of the student in the teacher a step; 0 freezes it, 1: the live student
+        skip_tokens: CountOrZero = 3,  # first tokens left out, where a teacher that saw an example says so
+        max_new_tokens: Count = 2048,  # longest rollout
+        temperature: Positive = 1.0,  # of the rollouts, and of both models' scores in the divergence
+        importance_cap: Positive = 2.0,  # limit of w_t, the correction when sampling and training disagree
+        reduction: Literal["sequence_mean", "token_mean"] = "sequence_mean",  # what counts the same: answers or tokens
     ) -> None:
         super().__init__()
-        if reduction not in ("sequence_mean", "token_mean"):
-            raise unknown("reduction", reduction, ("sequence_mean", "token_mean"), place="reduction")
         self.student = student
         self.teacher = Ema(student, decay=1.0 - teacher_rate)
         self.divergence = divergence or ForwardKL()
