@@ -77,7 +77,11 @@ RATIO_WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {  # h as a function of l
 
 
 class FDivergence(Matching):
-    """D_f(teacher || student): the reverse-KL gradient weighted by h(r) = r^2 f''(r)."""
+    """D_f(teacher || student): the reverse-KL gradient weighted by h(r) = r^2 f''(r).
+
+    Differs from the released code: that divides the weights of a batch by their mean, which lowers the variance and
+    makes a row's weight depend on its neighbours; here h(r) is taken as it is, so that cut batches add up.
+    """
 
     needs_ratio = True
 

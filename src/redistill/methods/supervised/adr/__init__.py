@@ -12,7 +12,9 @@ training, so both are plug-ins: ``rectifier`` (OneHot gives plain training, Labe
 ``attack`` (Pgd, Trades). ``rho`` adds the weight perturbation AWP: the loss is taken at weights that were moved uphill.
 
 Differs from the paper: the attacked student is in evaluation mode, so no attack touches its batch statistics; AWP moves
-the weights by the gradient of each micro-batch; lambda 0.7 -> 0.95 is meant for long runs, short ones need less.
+the weights by the gradient of each micro-batch; lambda 0.7 -> 0.95 is meant for long runs, short ones need less. TRADES
+starts at x + 0.001 normal noise, as in its own paper, within the ball and [0, 1]; the released code of ADR adds uniform
+noise from 0 to 0.001, which moves every pixel upwards, and clips after the first step only.
 """
 
 from __future__ import annotations

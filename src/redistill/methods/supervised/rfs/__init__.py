@@ -9,7 +9,8 @@ evaluation mode, sees the same augmented images). Generation 0 has no teacher: `
 never tuned on a new task, and answers it in evaluation mode, so queries do not help one another.
 
 Differs from the paper: the code's optional terms beside L (hints, attention, contrast), by default off there, are left
-out; ``supervised.hints`` and ``supervised.contrastive`` have them. Crops are padded by edge pixels.
+out; ``supervised.hints`` and ``supervised.contrastive`` have them. Crops are padded by edge pixels. The head by cosines
+compares a query with the mean of each class; the released one takes the label of the nearest support row.
 """
 
 from __future__ import annotations
