@@ -14,9 +14,9 @@ teacher (frozen, guided or not; the critic never is). All are denoisers ``net(x_
 
 Differs from the paper: in the student's turn the discriminator sees the same x_t as the critic, so at noise of the
 ``renoise`` law and not of all levels, and in the critic's turn its generated rows are those of the regression: one pass
-less each. A student begins at t = 1 of the path, at noise of deviation sigma(1); the released code for Stable Diffusion begins at
-unit noise told the last step, whose sigma is a little below 1, and the paper's one-step SDXL at unit noise told t = 399,
-off the path, after a regression on pairs.
+less each. A student begins at t = 1 of the path, at noise of deviation sigma(1). The released code for Stable Diffusion
+begins at unit noise told the last step, whose sigma is a little below 1; the paper's one-step SDXL begins at unit noise
+told t = 399, off the path, after a regression on pairs.
 """
 
 from __future__ import annotations
