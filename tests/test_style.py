@@ -1,4 +1,4 @@
-"""The size and overlap rules, held by reading the tree."""
+"""The rules of size, overlap and callers, held by reading the tree."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import statistics
 from itertools import combinations
 from pathlib import Path
 
+import grimp
 import pytest
 
 ROOT = Path(__file__).parents[1] / "src" / "redistill"
@@ -116,3 +117,55 @@ def test_nothing_is_nested_deeper_than_four(file):
 def test_no_two_methods_share_a_quarter_of_their_lines(a, b):
     one, other = a.read_text(), b.read_text()
     assert style.overlap(one, other) <= 0.25, sorted(style.code(one) & style.code(other))
+
+
+# ---- a block has two callers, or lives with its only one (docs/design.md, 3) ----
+
+BLOCKS = ("diffusion", "language", "losses", "supervised", "theory", "vision")
+WAITING = {  # for a system that comes soon; a name goes from the list once the block has two callers
+    "diffusion.discriminator": "heads of dmd2's discriminator, named in recipes; the other score distillers take them",
+    "diffusion.nets": "the reference denoiser of every small diffusion study",
+    "diffusion.pretraining": "trains the teachers of the diffusion beds; distillers of scores start from it",
+    "diffusion.score": "sid, disback, emd and the other score distillers are made of it",
+    "diffusion.solvers": "progressive and consistency distillation step along a teacher with them",
+    "losses.fused": "full-vocabulary distillation on policy (opsd, curio_sft) without [B, T, V]",
+}
+
+
+def caller(module: str) -> str:
+    """Whom a module outside the blocks speaks for: a system (method, second files and procedure), a rival, a door, the
+    command line; nobody, if it is a study, a bed or plumbing."""
+    folder, *rest = module.removeprefix("redistill.").split(".")
+    if folder == "methods" and len(rest) > 1:
+        return rest[1]
+    if folder in ("procedures", "rivals") and rest:
+        return rest[0]
+    return "cli" if folder == "cli" else module if module.endswith(".doors") else ""
+
+
+def is_block(module: str) -> bool:
+    return module.split(".")[1] in BLOCKS and module.count(".") > 1 and not module.endswith(".doors")
+
+
+def callers(graph: grimp.ImportGraph, module: str) -> set[str]:
+    """Who imports a block, also by way of other blocks."""
+    found, waiting = {module}, [module]
+    while waiting:
+        new = graph.find_modules_that_directly_import(waiting.pop()) - found
+        found |= new
+        waiting += filter(is_block, new)
+    return {caller(m) for m in found if not is_block(m)} - {""}
+
+
+def test_who_counts_as_a_caller():
+    files = ("methods.analysis.survey", "methods.analysis.survey.baselines", "procedures.survey", "rivals.crd",
+             "models.doors", "cli.run", "studies.survey", "beds.bench", "models.nets", "methods.analysis")  # fmt: skip
+    speaks_for = ["survey", "survey", "survey", "crd", "redistill.models.doors", "cli", "", "", "", ""]
+    assert [caller(f"redistill.{m}") for m in files] == speaks_for
+    assert is_block("redistill.losses.features") and not is_block("redistill.language.doors")
+
+
+def test_a_block_has_two_callers_or_lives_with_its_only_one():
+    graph = grimp.build_graph("redistill", cache_dir=None)
+    asked = {m.removeprefix("redistill."): callers(graph, m) for m in graph.modules if m != "redistill" and is_block(m)}
+    assert {name: by for name, by in asked.items() if len(by) < 2 and name not in WAITING} == {}

@@ -14,7 +14,7 @@ from redistill.losses.divergences import forward_kl
 from redistill.methods.supervised.lsskd import Hsakd, Lsskd
 from redistill.methods.supervised.sla import Sla
 from redistill.models.nets import staged_convnet
-from redistill.supervised.self_teaching import BeYourOwnTeacher
+from redistill.rivals.byot import BeYourOwnTeacher
 from redistill.supervised.targets import Fixed
 from redistill.vision.transformations import ColourOrders, Rotations, Same
 

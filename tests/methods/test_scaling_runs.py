@@ -1,4 +1,4 @@
-"""Runs behind a scaling law: the loss of the paper, the count of parameters, one pass over the text."""
+"""Runs behind a scaling law: the count of parameters, one pass over the text."""
 
 from __future__ import annotations
 
@@ -29,39 +29,6 @@ class Table(nn.Module):
     def forward(self, ids):
         self.batches += 1
         return self.scores[ids]
-
-
-def terms(**options):
-    method = sr.TokenDistillation(Table(0), Table(1), **options)
-    batch = method.prepare({"ids": TEXT}, None)
-    return method, method.loss("student", batch, None).terms
-
-
-def test_the_loss_is_the_papers():
-    method, found = terms(share=0.7, temperature=2.0, z_loss=0.01)
-    z_S, z_T = (net.scores[TEXT][:, :-1] for net in (method.student, method.teacher))
-    labels = nn.functional.cross_entropy(z_S.reshape(-1, 6), TEXT[:, 1:].reshape(-1))
-    p = (z_T / 2).softmax(-1)
-    entropy = -(p * p.log()).sum(-1).mean()
-    kd = -4 * ((p * (z_S / 2).log_softmax(-1)).sum(-1).mean() + entropy)
-    torch.testing.assert_close(found["next_token"], 0.3 * labels)
-    torch.testing.assert_close(found["teacher"], 0.7 * kd)
-    torch.testing.assert_close(found["z"], 0.01 * z_S.logsumexp(-1).square().mean())
-
-
-def test_pure_distillation_sees_no_label_and_plain_training_no_teacher():
-    assert set(terms()[1]) == {"teacher"}
-    plain = sr.TokenDistillation(Table(0), None, share=0.0)
-    assert set(plain.loss("student", plain.prepare({"ids": TEXT}, None), None).terms) == {"next_token"}
-    with pytest.raises(UserError, match="share: a share of the loss is the teacher's, but there is none"):
-        sr.TokenDistillation(Table(0), None)
-
-
-def test_a_student_that_is_its_teacher_has_no_gradient():
-    student = Table(1)
-    method = sr.TokenDistillation(student, Table(1))
-    method.loss("student", method.prepare({"ids": TEXT}, None), None).terms["teacher"].backward()
-    assert student.scores.grad.abs().max() < 1e-12
 
 
 def test_cross_entropy_does_not_depend_on_how_rows_are_cut(monkeypatch):
@@ -102,12 +69,6 @@ def test_a_last_smaller_batch_is_trained_on_as_it_counts():
     rows = [sr.run(markov.student(6, 8, 0), None, TEXT[:31], HELD, PLAN.model_copy(update={"drop_last": d}))
             for d in (False, True)]  # fmt: skip
     assert rows[0]["loss"] == rows[1]["loss"] and rows[0]["D"] == 31 * 8
-
-
-@pytest.mark.parametrize("share", [-1.0, 2.0, math.nan])
-def test_a_share_is_between_0_and_1(share):
-    with pytest.raises(UserError, match="is not between 0 and 1"):
-        sr.TokenDistillation(Table(0), Table(1), share=share)
 
 
 def test_a_grid_is_sizes_times_tokens_from_the_start_of_the_text():

@@ -16,7 +16,7 @@ from redistill.methods.supervised.sd_darts import MajorityVote, SdDarts, SoftVot
 from redistill.models.cells import CellNet
 from redistill.procedures import sd_darts
 from redistill.procedures.job import Job
-from redistill.supervised.darts import Architecture, Darts, Halves, discretise, halves, one_hot_mixture
+from redistill.rivals.darts import Architecture, Darts, Halves, discretise, halves, one_hot_mixture
 
 GENERATOR = torch.Generator().manual_seed(0)
 ROWS = {"image": torch.randn(40, 1, 6, 6, generator=GENERATOR), "label": torch.arange(40) % 3}

@@ -10,9 +10,10 @@ from redistill.core import Plan, UserError, fit
 from redistill.core.followers import same_weights
 from redistill.core.method import bare_progress
 from redistill.language import contexts
-from redistill.language.baselines import OfflineContextDistillation, SupervisedFineTuning
 from redistill.losses.divergences import ReverseKL
 from redistill.methods.language.sdft import Sdft
+from redistill.rivals.context_distillation import ContextDistillation
+from redistill.rivals.sft import SupervisedFineTuning
 
 SMALL = dict(
     hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2, head_dim=8
@@ -156,7 +157,7 @@ def test_the_batch_may_be_cut(reduction, monkeypatch):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("baseline", [SupervisedFineTuning, OfflineContextDistillation])
+@pytest.mark.parametrize("baseline", [SupervisedFineTuning, ContextDistillation])
 def test_baselines_learn_what_they_are_given(baseline):
     lm = bed.load()
     batch = data(lm)
@@ -171,7 +172,7 @@ def test_the_offline_rival_averages_over_answers_too():
     batch = data(lm)
     batch["completion"], batch["completion_mask"] = contexts.encode_completions(lm.tokenizer, ["edcb"] * len(QUESTIONS))
     batch["completion_mask"] *= torch.arange(batch["completion"].shape[1]) < 1 + torch.arange(len(QUESTIONS))[:, None]
-    rival = OfflineContextDistillation(lm)
+    rival = ContextDistillation(lm)
     rows = [{k: v[i : i + 1] for k, v in batch.items()} for i in range(len(QUESTIONS))]
     alone = torch.stack([rival.loss("student", row, bare_progress()).total for row in rows])
     together = rival.loss("student", batch, bare_progress())

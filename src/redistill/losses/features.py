@@ -1,7 +1,7 @@
 """How far a student's feature is from a teacher's: one number [B] a row. Teachers carry no gradient.
 
 Features are maps [B, C, H, W], tokens [B, T, D] or vectors [B, D]. Where widths differ an adapter comes before
-(``redistill.supervised.hints``).
+(``redistill.supervised.features``).
 """
 
 from __future__ import annotations

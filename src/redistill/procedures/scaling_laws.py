@@ -25,7 +25,7 @@ def run(
     *,
     tokens: list[int],
     validation: float = 0.1,
-    share: float = 1.0,
+    soft_weight: float = 1.0,
     temperature: float = 1.0,
     z_loss: float = 0.0,
     seed: int = 0,
@@ -45,7 +45,7 @@ def run(
 
     tables = [measured(None, z_loss=z_loss)]
     if teacher is not None:
-        tables.append(measured(teacher, share=share, temperature=temperature, z_loss=z_loss))
+        tables.append(measured(teacher, soft_weight=soft_weight, temperature=temperature, z_loss=z_loss))
 
     runs = [row for table in tables for row in zip(*(table[name] for name in COLUMNS))]
     lines = [",".join("" if math.isnan(v) else f"{v:.10g}" for v in row) for row in runs]

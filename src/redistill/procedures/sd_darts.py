@@ -8,8 +8,8 @@ from torch import nn
 from redistill.core import Plan, UserError, fit
 from redistill.methods.supervised.sd_darts import SdDarts, Vote
 from redistill.procedures.job import Job
+from redistill.rivals.darts import halves
 from redistill.supervised.classifier import Classification
-from redistill.supervised.darts import halves
 
 NEEDS = ("rows", "plan", "resume")
 

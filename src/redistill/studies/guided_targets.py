@@ -21,8 +21,8 @@ from redistill.core.claims import headline, higher, lower, within
 from redistill.core.study import Budget, Outcome, Study
 from redistill.methods.analysis.guided_targets import GuidedRidge, GuidedTargets, guided_rounds
 from redistill.models.nets import mlp
+from redistill.rivals.born_again import born_again
 from redistill.supervised.classifier import Classification
-from redistill.supervised.self_teaching import born_again
 from redistill.supervised.targets import LabelSmoothing
 
 SHARES = {"alpha_0": 0.0, "alpha_25": 0.25, "alpha_50": 0.5, "alpha_75": 0.75, "alpha_100": 1.0}

@@ -20,7 +20,7 @@ from redistill.core.claims import headline, higher, lower
 from redistill.core.study import Budget, Study
 from redistill.methods.supervised.ps_kd import PsKd
 from redistill.models.nets import convnet, mlp
-from redistill.supervised.self_teaching import ClassWise
+from redistill.rivals.cs_kd import ClassWise
 from redistill.supervised.targets import Fixed, LabelSmoothing, OneHot, Progressive, TargetRectifier
 
 

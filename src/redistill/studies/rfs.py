@@ -23,9 +23,10 @@ from redistill.core.cache import kept
 from redistill.core.claims import headline, higher
 from redistill.core.progress import seed_of
 from redistill.core.study import Budget, Outcome, Study
-from redistill.methods.supervised.rfs import Rfs, episodes
-from redistill.methods.supervised.rfs.episodes import Array, unit
+from redistill.methods.supervised.rfs import Rfs, heads
+from redistill.methods.supervised.rfs.heads import Array, unit
 from redistill.models.nets import staged_convnet
+from redistill.rivals import protonet
 from redistill.vision.augmentations import CropFlipJitter
 
 CLASSES, WAYS, SHOTS = 40, 5, (1, 5)
@@ -60,22 +61,22 @@ def cell(arm: str, seed: int, budget: Budget) -> Outcome:
     found = Outcome({})
     for name, shots in zip(("one", "five"), SHOTS):
         which = f"protonet{shots}" if arm == "protonet" else "gen0" if arm in HEADS else arm
-        embedded = episodes.embed(network(which, seed, budget), torch.from_numpy(others.image), head="head")
+        embedded = heads.embed(network(which, seed, budget), torch.from_numpy(others.image), head="head")
         head = "prototype" if arm == "protonet" else arm if arm in HEADS else "logistic"
         drawn = (
-            episodes.draw_episode(others.label, k, ways=WAYS, shots=shots, queries=8, seed=seed, groups=shown)
+            protonet.draw_episode(others.label, k, ways=WAYS, shots=shots, queries=8, seed=seed, groups=shown)
             for k in range(budget["episodes"])
         )
         found.metrics[name] = float(np.mean([hit(head, embedded, episode) for episode in drawn]))
     return found
 
 
-def hit(head: str, embedded: Array, episode: episodes.Episode) -> float:
+def hit(head: str, embedded: Array, episode: protonet.Episode) -> float:
     """Share of the queries that the head names right; ``logistic`` normalises the embeddings, ``raw`` does not."""
     support, query = embedded[episode.support], embedded[episode.query]
     if head == "logistic":
         support, query = unit(support), unit(query)
-    answer = {"nearest": episodes.nearest, "prototype": episodes.prototype}.get(head, episodes.logistic)
+    answer = {"nearest": heads.nearest, "prototype": heads.prototype}.get(head, heads.logistic)
     return float((answer(support, episode.support_label, query).argmax(1) == episode.query_label).mean())
 
 
@@ -108,13 +109,13 @@ def trained(which: str, net: nn.Module, seed: int, budget: Budget) -> nn.Module:
 def episodic(net: nn.Module, base: Images, shots: int, epochs: int, run: int) -> nn.Module:
     """A prototypical network that sees as many images in training episodes as ``epochs`` hold."""
     count = epochs * len(base) // (WAYS * 15)
-    data = episodes.Episodes(
+    data = protonet.Episodes(
         torch.from_numpy(base.image), base.label, count=count, ways=WAYS, seed=run, augment=AUGMENT, shots=shots,
         queries=15 - shots,
     )  # fmt: skip
     plan = Plan(epochs=1, batch_size=1, optimizer="adam", lr=RATE, schedule="cosine", seed=run, device="cpu",
                 log_every=1000)  # fmt: skip
-    return fit(episodes.PrototypicalNetwork(net, shots=shots), data, plan).student.eval()
+    return fit(protonet.PrototypicalNetwork(net, shots=shots), data, plan).student.eval()
 
 
 RATE = 2e-3  # of the prototypical network

@@ -27,7 +27,7 @@ from redistill.methods.supervised.adr.attacks import sharpened
 from redistill.methods.supervised.sd_darts import SdDarts
 from redistill.methods.supervised.sd_darts.flatness import sharpness, top_eigenvalue
 from redistill.models.cells import NAS_BENCH_201, CellNet
-from redistill.supervised.darts import Darts, halves, one_hot_mixture
+from redistill.rivals.darts import Darts, halves, one_hot_mixture
 
 cross_entropy = nn.functional.cross_entropy
 SPACE = [list(words) for words in product(NAS_BENCH_201, repeat=3)]

@@ -23,12 +23,13 @@ from redistill.core import Method, Plan, fit
 from redistill.core.claims import headline, higher, lower, reaches, within
 from redistill.core.study import Outcome, Results, Study
 from redistill.language import contexts
-from redistill.language.baselines import OfflineContextDistillation, SupervisedFineTuning
 from redistill.losses.divergences import ReverseKL
 from redistill.methods.language.sdft import Sdft
 from redistill.methods.language.sdft.retention import exact_match, kl_to_base
 from redistill.methods.language.sdft.rollouts import sample
 from redistill.models.transformers import CausalLm
+from redistill.rivals.context_distillation import ContextDistillation
+from redistill.rivals.sft import SupervisedFineTuning
 from redistill.studies import sdft_knowledge
 from redistill.studies.sdft_knowledge import Knowledge
 
@@ -166,7 +167,7 @@ def write_answers(results: Results, folder: Path) -> None:
 ARMS: dict[str, Lessons | Knowledge] = {
     "sft": Lessons("fine-tuning on the demonstrations, at its best rate", SupervisedFineTuning, 0.02, as_demonstrated),
     "sft_teacher": Lessons("fine-tuning on samples of the shown model", SupervisedFineTuning, written=as_answered),
-    "offline": Lessons("offline forward KL on the same samples", OfflineContextDistillation, written=as_answered),
+    "offline": Lessons("offline forward KL on the same samples", ContextDistillation, written=as_answered),
     "sdft": Lessons("SDFT, forward KL, teacher rate 0.01", on_policy()),
     "reverse": Lessons("SDFT, reverse KL", on_policy(divergence=ReverseKL())),
     "facts_before": Knowledge("SmolLM2 as it came"),

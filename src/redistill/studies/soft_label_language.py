@@ -17,9 +17,9 @@ from torch import Tensor
 from redistill.beds import lm as bed
 from redistill.core import Plan, fit
 from redistill.core.cache import kept
-from redistill.language.distillation import TokenDistillation
 from redistill.language.tokens import log_prob_of, pad_right
 from redistill.models.transformers import CausalLm
+from redistill.rivals.token_kd import TokenDistillation
 
 DEEPEST, LONG = 4, 16  # open brackets at most; after so many symbols the text is closed
 TEST = 50_000  # seeds of held-out texts begin here

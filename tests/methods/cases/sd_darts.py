@@ -7,7 +7,7 @@ import torch
 from redistill.core import Method
 from redistill.methods.supervised.sd_darts import SdDarts
 from redistill.models.cells import CellNet
-from redistill.supervised.darts import halves
+from redistill.rivals.darts import halves
 from tests.methods.cases import random_rows
 
 

@@ -2,8 +2,8 @@
 
     L = (1 - lambda) L_NTP + lambda tau^2 KL(softmax(z_T / tau) || softmax(z_S / tau)) + lambda_Z (logsumexp z_S)^2
 
-Per token, mean over positions; the teacher is frozen and its whole distribution is used. The KL differs from the
-cross-entropy with the teacher's distribution by a constant.
+Per token, mean over positions: token distillation with ``soft_weight`` lambda and ``z_loss`` lambda_Z. The KL differs
+from the cross-entropy with the teacher's distribution by a constant.
 """
 
 from __future__ import annotations
@@ -16,59 +16,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from redistill.core import Loss, Method, Plan, Progress, UserError, fit
-from redistill.core.method import Batch
+from redistill.core import Plan, UserError, fit
 from redistill.language.tokens import log_prob_of
-from redistill.losses.divergences import ForwardKL, reduce
+from redistill.rivals.token_kd import TokenDistillation
 
 if TYPE_CHECKING:
     from redistill.models.transformers import CausalLm
 
 TOKENS_PER_CALL = 2**12  # of a validation set: with 50,000 words 0.8 GB of scores
-
-
-class TokenDistillation(Method):
-    """Next-token prediction from scratch: the labels' loss, a teacher's, or both. ``ids`` [T] is one row of text.
-
-    Networks map ids [B, T] to scores [B, T, V]. ``teacher`` may be None with ``share`` 0. ``share``: lambda;
-    ``z_loss``: lambda_Z.
-    """
-
-    needs = ("ids",)
-
-    def __init__(
-        self,
-        student: nn.Module,
-        teacher: nn.Module | None,
-        *,
-        share: float = 1.0,
-        temperature: float = 1.0,
-        z_loss: float = 0.0,
-    ) -> None:
-        super().__init__()
-        if not 0 <= share <= 1:
-            raise UserError(f"{share} is not between 0 and 1", place="share")
-        if share and teacher is None:
-            raise UserError("a share of the loss is the teacher's, but there is none; set it to 0", place="share")
-        self.student, self.teacher = student, teacher
-        self.share, self.z_loss = share, z_loss
-        self.divergence = ForwardKL(temperature=temperature, t_squared=True)
-
-    def prepare(self, batch: Batch, now: Progress) -> Batch:
-        """Add the teacher's scores [B, T - 1, V] of the tokens that follow."""
-        return batch if not self.share else {**batch, "scores": self.teacher(batch["ids"])[:, :-1]}
-
-    def loss(self, turn: str, batch: Batch, now: Progress) -> Loss:
-        """``next_token``: cross-entropy with the text; ``teacher``: KL from the teacher; ``z``: size of the scores."""
-        z = self.student(batch["ids"])[:, :-1]  # [B, T - 1, V]
-        terms = {}
-        if self.share < 1:
-            terms["next_token"] = -(1 - self.share) * log_prob_of(z, batch["ids"][:, 1:]).mean()
-        if self.share:
-            terms["teacher"] = self.share * reduce(self.divergence(z, batch["scores"]))
-        if self.z_loss:
-            terms["z"] = self.z_loss * z.logsumexp(-1).square().mean()
-        return Loss(terms)
 
 
 @torch.no_grad()
@@ -107,12 +62,13 @@ def run(
     """One row of the table: train ``student`` in place on the rows ``text`` [B, T], each seen once, and measure it.
 
     ``plan`` gives the optimiser; its steps follow from the rows, a last smaller batch included. ``options`` are those
-    of :class:`TokenDistillation`; without a teacher ``share`` is 0.
+    of :class:`TokenDistillation`; without a teacher ``soft_weight`` is 0.
     Returns N, D, loss and teacher_loss (nan without a teacher), as ``fit_laws`` and ``redistill plan`` read them.
     """
     if len(text) < plan.batch_size:
         raise UserError(f"{len(text)} rows of text do not fill one batch of {plan.batch_size}", place="text")
-    method = TokenDistillation(student, teacher, **(options if teacher is not None else {**options, "share": 0.0}))
+    taught = {} if teacher is not None else {"soft_weight": 0.0}
+    method = TokenDistillation(student, teacher, **{**options, **taught})
     once = plan.model_copy(update={"epochs": 1, "steps": None, "drop_last": False})
     fit(method, {"ids": text}, once)
     return {

@@ -12,7 +12,7 @@ design, :meth:`Bench.table` trains them with the same initial weights, batches a
 ``effects.explained`` says which factor moves the score. "As good as the teacher" means that McNemar's
 paired test on the held-out rows does not tell them apart. lambda is ``soft_weight``.
 
-Language models: ``redistill.language.distillation.TokenDistillation`` is the same loss token by token.
+Language models: ``redistill.rivals.token_kd.TokenDistillation`` is the same loss token by token.
 
 Differs from the paper: it is an overview without an algorithm box or numbers that could be verified; the factors are
 its, the design and what is left of a soft label (``soft_labels``) are ours.

@@ -15,17 +15,19 @@ from torch import nn
 
 from redistill.core import Method, Plan, UserError, fit
 from redistill.core.source import table
-from redistill.supervised import hints, matches
+from redistill.rivals.attention import Attention
+from redistill.rivals.born_again import next_generation
+from redistill.rivals.byot import BeYourOwnTeacher
+from redistill.rivals.crd import ContrastiveDistillation
+from redistill.rivals.cs_kd import ClassWise
+from redistill.rivals.fitnets import Hint
+from redistill.rivals.mutual import MutualLearning
+from redistill.rivals.relational import Relational
+from redistill.rivals.tf_kd import VirtualTeacher
+from redistill.supervised import matches
 from redistill.supervised.classifier import Classification, Distillation
-from redistill.supervised.contrastive import ContrastiveDistillation
+from redistill.supervised.features import FeatureDistillation, FeatureMatch
 from redistill.supervised.layers import feature_shapes
-from redistill.supervised.self_teaching import (
-    BeYourOwnTeacher,
-    ClassWise,
-    MutualLearning,
-    VirtualTeacher,
-    next_generation,
-)
 from redistill.supervised.targets import LabelSmoothing
 from redistill.supervised.temperature import Constant
 
@@ -92,11 +94,11 @@ def _hinton(pair: Pair, data: Any, plan: Plan, strength: float) -> Method:
     return _response(matches.Kd(), 4.0, 1 - share, share)(pair, data, plan, 1.0)
 
 
-def _feature(feature: Callable[[float], hints.FeatureMatch], where: str) -> Make:
+def _feature(feature: Callable[[float], FeatureMatch], where: str) -> Make:
     def make(pair: Pair, data: Any, plan: Plan, strength: float) -> Method:
         mine, theirs = _layers(pair, where)
-        return hints.FeatureDistillation(pair.student(0), pair.teacher, layers=mine, teacher_layers=theirs,
-                                         input_shape=list(pair.input_shape), feature=feature(strength))  # fmt: skip
+        return FeatureDistillation(pair.student(0), pair.teacher, layers=mine, teacher_layers=theirs,
+                                   input_shape=list(pair.input_shape), feature=feature(strength))  # fmt: skip
 
     return make
 
@@ -143,9 +145,9 @@ BASELINES: dict[str, Baseline] = {
     "kd": Baseline("Hinton KD, 0.1 and 0.9, T = 4", "response", _hinton, share=0.9),
     "dkd": Baseline("DKD, 1 and 8, T = 4", "response", _response(matches.Dkd(1.0, 8.0), 4.0, 1.0, 1.0)),
     "dist": Baseline("DIST, 1 and 1, T = 1", "response", _response(matches.Dist(1.0, 1.0), 1.0, 1.0, 1.0)),
-    "fitnets": Baseline("FitNets hint, 100", "feature", _feature(lambda s: hints.Hint(100 * s), "middle")),
-    "attention": Baseline("attention transfer, 1000", "feature", _feature(lambda s: hints.Attention(1000 * s), "all")),
-    "rkd": Baseline("RKD, 25 and 50", "relation", _feature(lambda s: hints.Relational(25 * s, 50 * s), "embedding")),
+    "fitnets": Baseline("FitNets hint, 100", "feature", _feature(lambda s: Hint(100 * s), "middle")),
+    "attention": Baseline("attention transfer, 1000", "feature", _feature(lambda s: Attention(1000 * s), "all")),
+    "rkd": Baseline("RKD, 25 and 50", "relation", _feature(lambda s: Relational(25 * s, 50 * s), "embedding")),
     "crd": Baseline("CRD, 0.8", "relation", _crd),
     "dml": Baseline("mutual learning of two", "peer",
                     lambda pair, d, p, s: MutualLearning(pair.student(0), pair.student(1), weight=s)),
@@ -158,13 +160,13 @@ BASELINES: dict[str, Baseline] = {
 def carried(pair: Pair) -> list[str]:
     """The baselines that ``pair`` can carry: attention transfer needs maps or equally many tokens at every stage of
     both, a hint between tokens equally many."""
-    matched: dict[str, tuple[hints.FeatureMatch, str]] = {
-        "fitnets": (hints.Hint(), "middle"), "attention": (hints.Attention(), "all")
+    matched: dict[str, tuple[FeatureMatch, str]] = {
+        "fitnets": (Hint(), "middle"), "attention": (Attention(), "all")
     }  # fmt: skip
     return [name for name in BASELINES if name not in matched or _bridged(pair, *matched[name])]
 
 
-def _bridged(pair: Pair, feature: hints.FeatureMatch, where: str) -> bool:
+def _bridged(pair: Pair, feature: FeatureMatch, where: str) -> bool:
     ends = zip((pair.student(0), pair.teacher), _layers(pair, where))
     shapes = [feature_shapes(network, names, pair.input_shape) for network, names in ends]
     try:

@@ -9,8 +9,8 @@ evaluation mode, sees the same augmented images). Generation 0 has no teacher: `
 never tuned on a new task, and answers it in evaluation mode, so queries do not help one another.
 
 Differs from the paper: the code's optional terms beside L (hints, attention, contrast), by default off there, are left
-out; ``supervised.hints`` and ``supervised.contrastive`` have them. Crops are padded by edge pixels. The head by cosines
-compares a query with the mean of each class; the released one takes the label of the nearest support row.
+out; ``redistill.rivals`` has them. Crops are padded by edge pixels. The head by cosines compares a query with the mean
+of each class; the released one takes the label of the nearest support row.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from redistill.core import Plan, Progress, UserError, fit
 from redistill.core.method import Batch, bare_progress
-from redistill.methods.supervised.rfs.episodes import embed, fit_logistic, unit
+from redistill.methods.supervised.rfs.heads import embed, fit_logistic, unit
 from redistill.models.features import classifier_layer, scores_and_embedding
 from redistill.supervised.classifier import Distillation
 from redistill.supervised.temperature import Constant

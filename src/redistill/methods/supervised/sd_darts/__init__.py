@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from redistill.core import Progress, Slot, Snapshot, UserError
 from redistill.core.method import Batch
-from redistill.supervised.darts import Darts
+from redistill.rivals.darts import Darts
 from redistill.supervised.matches import Kd
 from redistill.supervised.temperature import log_of
 

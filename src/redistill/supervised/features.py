@@ -2,8 +2,9 @@
 
     L = hard_weight CE + soft_weight match(z_S, z_T; tau) + sum over pairs of layers of feature(r(F_S), F_T)
 
-Rivals are plug-ins (``feature``) with the weights of the usual CIFAR benchmarks; r is an adapter that a plug-in may ask
-for. It is built at once from ``input_shape``, trained with the student and not exported.
+What is compared is a plug-in (``feature``: see ``redistill.rivals`` for those of papers); r is
+an adapter that a plug-in may ask for. It is built at once from ``input_shape``, trained with the student and not
+exported.
 """
 
 from __future__ import annotations
@@ -15,11 +16,9 @@ from torch import Tensor, nn
 
 from redistill.core import Loss, Progress, Slot, UserError
 from redistill.core.method import Batch
-from redistill.losses.features import attention_transfer, check_tokens, hint
-from redistill.losses.relations import angle_relation, distance_relation, similarity_relation
 from redistill.models.features import tapped
 from redistill.supervised.classifier import Distillation
-from redistill.supervised.layers import feature_shapes, pooled, width
+from redistill.supervised.layers import feature_shapes
 from redistill.supervised.matches import Match
 from redistill.supervised.targets import TargetRectifier
 from redistill.supervised.temperature import Temperature
@@ -36,74 +35,6 @@ class FeatureMatch(Slot):
 
     def __call__(self, student: Tensor, teacher: Tensor) -> Tensor:
         raise NotImplementedError
-
-
-class Hint(FeatureMatch):
-    """weight times the mean square of r(F_S) - F_T, r a 1x1 convolution with batch norm and ReLU (Romero et al. 2015).
-
-    A map against a vector is averaged first; vectors and tokens, equally many, have a linear r. ``relu=False`` for a
-    teacher's maps that can be negative.
-    """
-
-    def __init__(self, weight: float = 100.0, relu: bool = True) -> None:
-        self.weight, self.relu = weight, relu
-
-    def adapter(self, student: Shape, teacher: Shape) -> nn.Module:
-        if len(student) == len(teacher) == 3:
-            r = [nn.Conv2d(student[0], teacher[0], 1, bias=False), nn.BatchNorm2d(teacher[0])]
-            return nn.Sequential(*r, nn.ReLU()) if self.relu else nn.Sequential(*r)
-        check_tokens(student, teacher)
-        linear = nn.Linear(width(student), width(teacher))
-        return linear if len(student) == len(teacher) else nn.Sequential(_Pooled(), linear)
-
-    def __call__(self, student: Tensor, teacher: Tensor) -> Tensor:
-        return self.weight * hint(student, teacher if student.ndim == teacher.ndim else pooled(teacher))
-
-
-class Attention(FeatureMatch):
-    """weight times the mean square of the difference of both attention maps (Zagoruyko and Komodakis 2017)."""
-
-    def __init__(self, weight: float = 1000.0, power: float = 2.0) -> None:
-        self.weight, self.power = weight, power
-
-    def adapter(self, student: Shape, teacher: Shape) -> nn.Module:
-        """None; refuses vectors, maps against tokens, and tokens of unequal number."""
-        if len(student) != len(teacher) or len(student) == 1:
-            raise UserError(
-                f"attention needs two maps or two sequences, not features of shape {tuple(student)} and "
-                f"{tuple(teacher)}; name other layers", place="layers",
-            )  # fmt: skip
-        check_tokens(student, teacher)
-        return nn.Identity()
-
-    def __call__(self, student: Tensor, teacher: Tensor) -> Tensor:
-        return self.weight * attention_transfer(student, teacher, self.power)
-
-
-class Relational(FeatureMatch):
-    """distance RKD-D + angle RKD-A among the rows' pooled features (Park et al. 2019)."""
-
-    def __init__(self, distance: float = 25.0, angle: float = 50.0) -> None:
-        self.distance, self.angle = distance, angle
-
-    def __call__(self, student: Tensor, teacher: Tensor) -> Tensor:
-        s, t = pooled(student), pooled(teacher)
-        return self.distance * distance_relation(s, t) + self.angle * angle_relation(s, t)
-
-
-class SimilarityPreserving(FeatureMatch):
-    """weight times the mean square of the difference of both tables of similarities of rows (Tung and Mori 2019)."""
-
-    def __init__(self, weight: float = 3000.0) -> None:
-        self.weight = weight
-
-    def __call__(self, student: Tensor, teacher: Tensor) -> Tensor:
-        return self.weight * similarity_relation(student.flatten(1), teacher.flatten(1))
-
-
-class _Pooled(nn.Module):
-    def forward(self, feature: Tensor) -> Tensor:
-        return pooled(feature)
 
 
 class BesideFeatures(Distillation):
@@ -150,16 +81,12 @@ class BesideFeatures(Distillation):
 
 
 class FeatureDistillation(BesideFeatures):
-    """FitNets, attention transfer, RKD or another ``feature`` between ``layers`` of the student and ``teacher_layers``
-    (the same names unless given). ``input_shape``: of one row, as [3, 32, 32].
-
-    Differs from the FitNets paper: the hint is a term beside the labels, not a stage of training before them
-    (``hard_weight=0`` alone is that stage).
-    """
+    """A ``feature`` between ``layers`` of the student and ``teacher_layers`` (the same names unless given).
+    ``input_shape``: of one row, as [3, 32, 32]."""
 
     def __init__(
-        self, student: nn.Module, teacher: nn.Module, *, layers: list[str], input_shape: list[int],
-        teacher_layers: list[str] | None = None, feature: FeatureMatch | None = None, match: Match | None = None,
+        self, student: nn.Module, teacher: nn.Module, *, feature: FeatureMatch, layers: list[str],
+        input_shape: list[int], teacher_layers: list[str] | None = None, match: Match | None = None,
         temperature: Temperature | None = None, rectifier: TargetRectifier | None = None, hard_weight: float = 1.0,
         soft_weight: float = 0.0,
     ) -> None:  # fmt: skip
@@ -167,7 +94,7 @@ class FeatureDistillation(BesideFeatures):
             student, teacher, layers, teacher_layers or layers, input_shape, match=match, temperature=temperature,
             rectifier=rectifier, hard_weight=hard_weight, soft_weight=soft_weight,
         )  # fmt: skip
-        self.feature = feature or Hint()
+        self.feature = feature
         self.train_beside("adapters", nn.ModuleList(self.feature.adapter(*pair) for pair in self.shapes))
 
     def compare(self, student: list[Tensor], teacher: list[Tensor], batch: Batch, now: Progress) -> Loss:

@@ -5,7 +5,7 @@
 
 Roles: student (trained), two linear embeddings u of unit length (trained), teacher (frozen). V are memory banks of one
 row a training row, read with the row's number; negatives are drawn from all rows, those of the same class left out
-(Tian, Krishnan and Isola 2020).
+(Tian, Krishnan and Isola 2020, arXiv 1910.10699).
 
 Differs from the paper's code: the constant Z is that of random directions in closed form instead of an estimate from
 the first batch, and a negative of the same class is skipped instead of drawn again; m counts those that are left. A
@@ -14,14 +14,16 @@ row's class is known from its first batch on; until then the row is a random dir
 
 from __future__ import annotations
 
+import math
+
 import torch
+from scipy.special import hyp0f1
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import logsigmoid, normalize
 
 from redistill.core import Loss, Progress, UserError
 from redistill.core.method import Batch
-from redistill.losses.contrast import log_normaliser, noise_contrastive
-from redistill.supervised.hints import BesideFeatures
+from redistill.supervised.features import BesideFeatures
 from redistill.supervised.layers import pooled, width
 
 UNSEEN = -1  # class of a bank row that no batch has held yet
@@ -79,3 +81,31 @@ class ContrastiveDistillation(BesideFeatures):
             raise UserError(
                 f"row {row} has no place in {size} bank rows; set rows to the size of the data", place="rows"
             )
+
+
+def noise_contrastive(
+    anchor: Tensor, positive: Tensor, negatives: Tensor, tau: float, counts: Tensor | float = 1.0
+) -> Tensor:
+    """-log h(u, v+) - sum over negatives of log(1 - h(u, v-)), one number [B] (Tian et al. 2020, equations 17, 18).
+
+        h(u, v) = p / (p + m P_n),    p = e^{u.v / tau} / Z,    P_n = 1 / n
+
+    ``anchor``, ``positive`` [B, D] and ``negatives`` [B, M, D] have length 1; ``counts`` [B, M] is 0 for a negative
+    that does not count, else 1, and m [B] their sum. n rows of no common direction have Z = n E[e^{u.v / tau}], so n
+    cancels.
+    """
+    counts = torch.as_tensor(counts).to(anchor).expand(negatives.shape[:2])
+    m = counts.sum(1, keepdim=True).clamp(min=1)  # [B, 1]
+    offset = m.log() + log_normaliser(1 / tau, anchor.shape[1])  # h is the sigmoid of log p - log(m P_n)
+    hit = (anchor * positive).sum(-1, keepdim=True) / tau - offset  # [B, 1]
+    miss = torch.einsum("bd,bmd->bm", anchor, negatives) / tau - offset
+    return -logsigmoid(hit[:, 0]) - (counts * logsigmoid(-miss)).sum(-1)
+
+
+def log_normaliser(kappa: float, size: int) -> float:
+    """log E[e^{kappa t}], t one coordinate of a uniform point on the unit sphere in ``size`` dimensions: the confluent
+    hypergeometric limit 0F1(size / 2; kappa^2 / 4). Raises :class:`UserError` where it is beyond a float."""
+    mean = float(hyp0f1(size / 2, kappa**2 / 4))
+    if not math.isfinite(mean):
+        raise UserError(f"{1 / kappa:.2g} is too small for {size} dimensions; the usual one is 0.07", place="tau")
+    return math.log(mean)

@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import cross_entropy
 
 from redistill.core import Plan, UserError, describe, fit
 from redistill.core.build import build
 from redistill.core.followers import same_weights
 from redistill.core.method import bare_progress
-from redistill.losses.contrast import noise_contrastive
 from redistill.losses.features import attention_transfer, hint
 from redistill.losses.relations import angle_relation, distance_relation
 from redistill.models.nets import mlp, staged_convnet
+from redistill.rivals.attention import Attention
+from redistill.rivals.fitnets import Hint
+from redistill.rivals.relational import Relational
+from redistill.rivals.similarity import SimilarityPreserving
 from redistill.supervised.classifier import Classification, Distillation
-from redistill.supervised.contrastive import ContrastiveDistillation
-from redistill.supervised.hints import (
-    Attention,
-    FeatureDistillation,
-    FeatureMatch,
-    Hint,
-    Relational,
-    SimilarityPreserving,
-)
+from redistill.supervised.features import FeatureDistillation
 
 GENERATOR = torch.Generator().manual_seed(0)
 IMAGE, LABEL = torch.randn(24, 1, 8, 8, generator=GENERATOR), torch.arange(24) % 3
@@ -41,11 +36,9 @@ def plan(**changes):
 
 
 def method(feature=None, **options):
-    return FeatureDistillation(*nets(), feature=feature, **{"layers": STAGES, "input_shape": SHAPE, **options})
-
-
-def contrastive(**options):
-    return ContrastiveDistillation(*nets(), layer="pool", input_shape=SHAPE, rows=24, **{"negatives": 6, **options})
+    return FeatureDistillation(
+        *nets(), feature=feature or Hint(), **{"layers": STAGES, "input_shape": SHAPE, **options}
+    )
 
 
 def terms(method, data=DATA):
@@ -100,27 +93,24 @@ def test_adapters_bridge_maps_vectors_and_tokens():
 
 def test_a_perceptron_learns_from_a_convolutional_teacher():
     crossed = FeatureDistillation(
-        mlp(64, 3, (8, 5)), nets()[1], layers=["3"], teacher_layers=["pool"], input_shape=SHAPE
+        mlp(64, 3, (8, 5)), nets()[1], feature=Hint(), layers=["3"], teacher_layers=["pool"], input_shape=SHAPE
     )
     history = fit(crossed, DATA, plan(steps=60, lr=0.002, log_every=10)).history
     assert history[-1]["feature"] < 0.5 * history[0]["feature"]
 
 
 def test_resume_and_two_halves_are_exact(tmp_path):
-    for make in (method, contrastive):
-        whole, resumed = make(), make()
-        fit(whole, DATA, plan())
-        folder = tmp_path / make.__name__
-        fit(make(), DATA, plan(), folder=folder, until=2)
-        fit(resumed, DATA, plan(), folder=folder, resume=True)
-        assert same_weights(whole, resumed)
+    whole, resumed = method(), method()
+    fit(whole, DATA, plan())
+    fit(method(), DATA, plan(), folder=tmp_path, until=2)
+    fit(resumed, DATA, plan(), folder=tmp_path, resume=True)
+    assert same_weights(whole, resumed)
 
 
 def test_recipe_and_constructor_are_one():
-    given = {"layers": STAGES, "input_shape": SHAPE, "feature": {"name": "attention", "weight": 10.0}}
+    given = {"layers": STAGES, "input_shape": SHAPE, "feature": Attention(10.0)}
     made = build(FeatureDistillation, given, *nets())
     assert describe(made)["feature"] == {"name": "attention", "weight": 10.0, "power": 2.0}
-    assert {"hint", "attention", "relational", "similarity_preserving"} <= FeatureMatch.choices().keys()
 
 
 @pytest.mark.parametrize(
@@ -133,77 +123,7 @@ def test_what_cannot_work_is_refused(options, part):
         terms(method(**options))
 
 
-# ---- CRD ----
-
-
-def test_banks_keep_unit_length_and_move_by_the_momentum():
-    made = contrastive(momentum=0.75)
-    before = made.banks.clone()
-    fit(made, DATA, plan(steps=1))
-    moved = (made.banks - before).abs().sum(-1) > 0
-    assert (
-        moved.sum() == 16
-        and (made.classes[moved[0]] == LABEL[moved[0]]).all()
-        and (made.classes[~moved[0]] == -1).all()
-    )
-    fit(made, DATA, plan())
-    torch.testing.assert_close(made.banks.norm(dim=-1), torch.ones(2, 24))
-    fresh = normalize(torch.randn(24, 2, 128, generator=GENERATOR), dim=-1)
-    before = made.banks.clone()
-    made.after("student", {"index": torch.arange(24), "label": LABEL, "embedded": fresh}, bare_progress())
-    torch.testing.assert_close(made.banks[1], normalize(3 * before[1] + fresh[:, 1], dim=-1))
-
-
-@pytest.mark.parametrize("tau", [0.0, -1.0, float("nan"), 0.001])
-def test_a_contrast_needs_a_temperature_that_a_float_can_hold(tau):
-    with pytest.raises(UserError, match="tau: "):
-        contrastive(tau=tau)
-
-
-def test_the_contrast_is_both_directions_with_the_other_networks_bank():
-    made, now = contrastive(contrast_weight=1.0), bare_progress()
-    made.classes[:] = LABEL
-    found = terms(made)["contrast"]
-    drawn = now.randint(0, 24, 24, 6)
-    student, teacher = nets()
-    u = [normalize(e(net(IMAGE)), dim=1) for e, net in zip(made.embeddings, (student[:-1], teacher[:-1].eval()))]
-    total = 0.0
-    for row in range(24):
-        others = drawn[row][LABEL[drawn[row]] != LABEL[row]]
-        pad = torch.zeros(6 - len(others), dtype=torch.int64)
-        counts = torch.tensor([1.0] * len(others) + [0.0] * len(pad))[None]
-        for anchor, bank in zip(u, made.banks.flip(0)):
-            negatives = bank[torch.cat([others, pad])][None]
-            total += noise_contrastive(anchor[row : row + 1], bank[row : row + 1], negatives, 0.07, counts)[0]
-    torch.testing.assert_close(found, total / 24)
-
-
-def test_a_row_is_no_negative_of_its_own():
-    made, row = contrastive(contrast_weight=1.0), torch.arange(24)  # no class is known yet
-    drawn = bare_progress().randint(0, 24, 24, 6)
-    counts = drawn != row[:, None]
-    assert not counts.all()
-    student, teacher = nets()
-    u = [normalize(e(net(IMAGE)), dim=1) for e, net in zip(made.embeddings, (student[:-1], teacher[:-1].eval()))]
-    parts = [noise_contrastive(a, bank, bank[drawn], 0.07, counts) for a, bank in zip(u, made.banks.flip(0))]
-    torch.testing.assert_close(terms(made)["contrast"], sum(parts).mean())
-
-
 def test_a_hint_between_maps_is_rectified_unless_told_otherwise():
     maps = torch.randn(4, 3, 5, 5)
     assert Hint().adapter((3, 5, 5), (6, 5, 5))(maps).min() == 0
     assert Hint(relu=False).adapter((3, 5, 5), (6, 5, 5))(maps).min() < 0
-
-
-def test_the_teacher_trains_only_its_embedding():
-    made = contrastive()
-    before = [p.clone() for p in made.embeddings[1].parameters()]
-    fit(made, DATA, plan())
-    assert same_weights(made.teacher, nets()[1])
-    assert not torch.equal(before[0], made.embeddings[1].weight)
-
-
-def test_banks_that_are_too_small_are_refused():
-    small = ContrastiveDistillation(*nets(), layer="pool", input_shape=SHAPE, rows=10)
-    with pytest.raises(UserError, match="set rows"):
-        fit(small, DATA, plan())
