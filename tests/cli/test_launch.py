@@ -38,8 +38,8 @@ def test_two_processes_write_the_student_of_one(parallel, tmp_path):
     given = {
         "method": "ps_kd", "options": {"classes": 3}, "out": "unused",
         "models": {"student": {"kind": "torch", "path": "redistill.models.nets:mlp", "options": net}},
-        "data": {"kind": "table", "path": str(tmp_path / "rows.npz")},
-        "plan": {"steps": 4, "batch_size": 8, "device": "cpu", "seed": 5},
+        "data": {"kind": "table", "path": str(tmp_path / "rows.npz"), "held_out": 0.25}, "keep": "best",
+        "plan": {"steps": 4, "batch_size": 8, "device": "cpu", "seed": 5, "log_every": 1},
     }  # fmt: skip
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(given))
     _, one = launched(tmp_path, 1, "replicate")

@@ -142,6 +142,6 @@ def test_an_adapter_written_apart_gives_the_merged_students_scores(folder, capsy
 def test_a_student_without_adapter_has_none_to_write(folder):
     with pytest.raises(UserError, match="merge: the student has no adapter"):
         command(["run", recipe(folder, "ps_kd", options={"classes": 3}, merge=False)])
-    with pytest.raises(UserError, match="merge: repeated_sd writes no adapter"):
+    with pytest.raises(UserError, match="merge: repeated_sd is no single training"):
         command(["run", recipe(folder, "repeated_sd", models={}, plan={}, merge=False)])
     assert not (folder / "out").exists()

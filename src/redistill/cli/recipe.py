@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,6 +13,14 @@ from redistill import files
 from redistill.core.errors import UserError, unknown
 from redistill.data.doors import DataSpec
 from redistill.models.doors import ModelSpec
+
+
+class WatchSpec(BaseModel):
+    """How often a run is looked at while it trains."""
+
+    model_config = ConfigDict(extra="forbid")
+    every: int | None = Field(None, gt=0, description="updates between two looks; without it a twentieth of the run")
+    samples: int = Field(0, ge=0, le=256, description="pictures of a generator at each look, of fixed noise")
 
 
 class Recipe(BaseModel):
@@ -24,6 +32,8 @@ class Recipe(BaseModel):
     options: dict[str, Any] = {}
     data: DataSpec
     plan: dict[str, Any] = {}
+    watch: WatchSpec = WatchSpec()
+    keep: Literal["last", "best"] = Field("last", description="best: write the weights of the best held-out number")
     merge: bool = Field(True, description="false: a student with an adapter is written as a peft adapter alone")
     out: Path
 
@@ -42,7 +52,7 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         _override(given, override)
     if isinstance(given.get("models"), dict):
         given["models"] = {role: spec for role, spec in given["models"].items() if spec is not None}
-    for table, spec in (("models", ModelSpec), ("data", DataSpec)):
+    for table, spec in (("models", ModelSpec), ("data", DataSpec), ("watch", WatchSpec)):
         _check_tables(given.get(table), table, spec, path)
     return validated(Recipe, given, place=str(path))
 

@@ -28,7 +28,13 @@ def run(
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option(help="Continue from the last checkpoint to the same bits.")] = False,
 ) -> None:
-    """Distil your own model: read, check everything, train, export for the plain library."""
+    """Distil your own model: read, check everything, train, export for the plain library.
+
+    Any recipe may also say: data.held_out (a share, or a path: validation numbers), watch.every (updates between two
+    looks), watch.samples (pictures of a generator), keep: best (weights of the best number), merge: false (a LoRA
+    student as a peft adapter), method: module:Class (your own). out then holds student/, log.jsonl, run.json and
+    curves.png.
+    """
     from redistill.cli.recipe import read
 
     wanted = read(recipe, overrides or [])
@@ -50,30 +56,88 @@ def _train(wanted: Recipe, cls: Any, roles: list[str], resume: bool) -> str:
     """A method: fit, and export the student."""
     import torch
 
+    from redistill.cli.watch import summary
     from redistill.core import fit
     from redistill.core.build import build
+    from redistill.core.source import table
     from redistill.models import doors
 
     plan = _plan(wanted.plan)
     torch.manual_seed(plan.seed)  # networks that start from chance
     augment = _augmentation(wanted.data)
     models, sources = _networks(wanted, cls)
-    rows = _rows(wanted, models)
-    options = {**_from_data(cls, rows), **wanted.options}
+    rows = every = _rows(wanted, models)
     if wanted.data.teacher_logits:
         rows = _with_answers(wanted.data.teacher_logits, rows, models.pop("teacher", None))
+    rows, held_out = _apart(wanted, rows, models)
+    options = {**_from_data(cls, every, rows), **wanted.options}
     doors.check_merge(models.get("student"), wanted.merge)
     with theirs():
         method = build(cls, options, *[models.get(role) for role in roles], place="options")
     doors.check_export(sources.get("student"), options.get("steps", 1))
+    observers, best = _watchers(wanted, plan, method, rows, held_out)
 
     with theirs():
-        done = fit(method, rows, plan, folder=wanted.out, resume=resume, augment=augment, show=True)
+        done = fit(
+            method, rows, plan, folder=wanted.out, resume=resume, augment=augment, show=True, observers=observers
+        )
     if not done.main:  # another process writes
         return ""
+    last = step = done.history[-1]["step"]
+    if best:
+        step = best.give(done.student)
+    summary(wanted.out / "run.json", done, step, method=wanted.method, rows=len(table(rows)))
     source, target = sources.get("student"), wanted.out / "student"
     how = doors.save_student(done.student, source, target, options.get("steps", 1), merge=wanted.merge)
-    return f"student after {done.history[-1]['step']} steps: {how}"
+    return f"student after {last} steps{f', as it was after {step}' if best else ''}: {how}"
+
+
+def _apart(wanted: Recipe, rows: Any, models: dict[str, Any]) -> tuple[Any, Any]:
+    """Rows to train on, and rows to judge on or None. A share is drawn by the number of rows alone, so that every seed
+    of a plan is judged on the same ones."""
+    from redistill.data.picked import split
+
+    spec, place = wanted.data, "data.held_out"
+    if spec.held_out is None:
+        return rows, None
+    if rows is None:
+        raise UserError("a recipe without data has no rows to hold out", place=place)
+    if not isinstance(spec.held_out, str):
+        if not 0 < spec.held_out < 1:
+            raise UserError(f"{spec.held_out} is no share; give a number between 0 and 1, or a path", place=place)
+        return split(rows, spec.held_out, seed=0)
+    if spec.teacher_logits:
+        raise UserError("the stored answers are about the rows of data.path; give a share", place=place)
+    there = spec.model_copy(update={"path": spec.held_out, "held_out": None, "rows": None})
+    held_out = _rows(wanted.model_copy(update={"data": there}), models)
+    if getattr(held_out, "classes", None) != getattr(rows, "classes", None):
+        raise UserError(f"other classes ({held_out.classes}) than data.path ({rows.classes})", place=place)
+    return rows, held_out
+
+
+def _watchers(wanted: Recipe, plan: Any, method: Any, rows: Any, held_out: Any) -> tuple[list[Any], Any]:
+    """The observers that a recipe asks for, and among them the one that keeps the best weights, or None."""
+    from redistill.cli.curves import Curves
+    from redistill.cli.judges import judge_of
+    from redistill.cli.watch import Best, Due, HeldOut
+    from redistill.core.source import table
+
+    due = Due(wanted.watch.every, plan.log_every)
+    observers: list[Any] = [Curves(wanted.out / "log.jsonl", wanted.out / "curves.png")]
+    best = None
+    if held_out is not None:
+        judge = judge_of(method, held_out, plan.batch_size)
+        observers.append(HeldOut(judge, due))
+        if wanted.keep == "best":
+            best = Best(wanted.out / "best.safetensors", judge, method.export(), len(table(held_out)))
+            observers.append(best)
+    elif wanted.keep == "best":
+        raise UserError("no rows say which weights are best; give data.held_out", place="keep")
+    if wanted.watch.samples:
+        from redistill.cli.samples import Samples
+
+        observers.append(Samples(method, rows, wanted.watch.samples, wanted.out / "samples", due))
+    return observers, best
 
 
 def _call(wanted: Recipe, procedure: Any, roles: list[str], resume: bool) -> str:
@@ -181,8 +245,10 @@ def _check_out(out: Path, resume: bool, marks: list[str]) -> None:
 def _check_procedure(wanted: Recipe, procedure: Any, resume: bool) -> None:
     """What a procedure cannot do with its rows, with a plan, or a second time."""
     slug, asked = wanted.method, needs(procedure)
-    if not wanted.merge:
-        raise UserError(f"{slug} writes no adapter; leave merge out", place="merge")
+    for place, given in (("data.held_out", wanted.data.held_out), ("keep", wanted.keep == "best"),
+                         ("watch.samples", wanted.watch.samples), ("merge", not wanted.merge)):  # fmt: skip
+        if given:
+            raise UserError(f"{slug} is no single training; leave {place} out", place=place)
     if wanted.data.augment:
         raise UserError(f"{slug} reads its rows as they are; leave augment out", place="data.augment")
     if wanted.data.teacher_logits:
@@ -232,8 +298,8 @@ def check_roles(target: Any, slug: str, given: dict[str, Any]) -> list[str]:
     return list(roles)
 
 
-def _from_data(cls: Any, rows: Any) -> dict[str, Any]:
-    """Options that only count the data (``rows``, ``classes``) need not be written."""
+def _from_data(cls: Any, every: Any, rows: Any) -> dict[str, Any]:
+    """Options that only count the data (``classes`` of all, ``rows`` that are trained on) need not be written."""
     from redistill.core.slot import options
 
     known, found = options(cls), {}
@@ -241,8 +307,8 @@ def _from_data(cls: Any, rows: Any) -> dict[str, Any]:
         raise UserError(f"{cls.__name__} needs rows; give images, table, disk or jsonl", place="data.kind")
     if "rows" in known:
         found["rows"] = len(next(iter(rows.values()))) if isinstance(rows, dict) else len(rows)
-    if "classes" in known and hasattr(rows, "classes"):
-        found["classes"] = len(rows.classes)
+    if "classes" in known and hasattr(every, "classes"):
+        found["classes"] = len(every.classes)
     return found
 
 

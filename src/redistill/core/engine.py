@@ -313,6 +313,7 @@ class Engine:
             self.roles.demand(end=False)
         for observer in self.observers:
             observer(self.now, row, self.method)
+        self.window.since = time.perf_counter()  # what observers took is no training
 
     def identity(self) -> dict[str, Any]:
         """What must agree between a checkpoint and the run that continues it, as JSON gives it back."""

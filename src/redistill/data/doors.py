@@ -30,6 +30,9 @@ class DataSpec(BaseModel):
     path: str = ""
     columns: dict[str, str] = Field({}, description="the method's name of a column: its name in the data")
     rows: Path | None = Field(None, description="an index file (npz): only these rows of the data are used")
+    held_out: float | str | None = Field(
+        None, description="rows that are not trained on: a share of all (0.1), or the path of others of the same kind"
+    )
     options: dict[str, Any] = {}
     augment: str | dict[str, Any] | None = Field(
         None, description="how training images are changed: a word, as crop_flip_jitter, or a table with its options"

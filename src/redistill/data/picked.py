@@ -46,6 +46,10 @@ class Picked:
     def __getitem__(self, number: int) -> Any:
         return self.data[int(self.rows[number])]
 
+    def __getitems__(self, index: list[int]) -> Any:
+        """Many rows at once, where the data set gives them so (it then has ``columns``)."""
+        return self.data.__getitems__([int(self.rows[i]) for i in index])
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "data":  # copies and pickles ask before there is a data set
             raise AttributeError(name)
@@ -58,3 +62,18 @@ def pick(data: Any, path: str | Path) -> Any:
         rows = read_picked(path, len(next(iter(data.values()))))
         return {name: column[rows] for name, column in data.items()}
     return Picked(data, read_picked(path, len(data)))
+
+
+def split(data: Any, share: float, seed: int) -> tuple[Any, Any]:
+    """The rows of ``data`` (columns or a data set) in two parts: those to train on and, at random, a ``share`` of all
+    to judge on; at least one row each. The same parts for the same number of rows and the same seed."""
+    count = len(next(iter(data.values()))) if isinstance(data, Mapping) else len(data)
+    if count < 2:
+        raise UserError(f"{count} row cannot be split", place="data")
+    apart = min(max(1, round(share * count)), count - 1)
+    parts = np.split(np.random.default_rng(seed).permutation(count), [count - apart])
+    train, held = (
+        {name: column[rows] for name, column in data.items()} if isinstance(data, Mapping) else Picked(data, rows)
+        for rows in parts
+    )
+    return train, held

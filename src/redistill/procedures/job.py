@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from redistill.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,16 +37,13 @@ class Job:
 
     def split(self, share: float, seed: int) -> tuple[Any, Any]:
         """Rows to train on and, a random ``share`` of all, rows to judge on."""
-        from redistill.core.source import table
-        from redistill.data.picked import Picked
+        from redistill.data.picked import split
 
         if not 0 < share < 1:
             raise UserError(f"validation={share}; give a share between 0 and 1", place="options.validation")
         if seed < 0:
             raise UserError(f"seed={seed}; give a whole number from 0", place="options.seed")
-        rows, count = self.rows, len(table(self.rows))
-        parts = np.split(np.random.default_rng(seed).permutation(count), [count - max(1, round(share * count))])
-        return tuple({n: c[p] for n, c in rows.items()} if isinstance(rows, dict) else Picked(rows, p) for p in parts)
+        return split(self.rows, share, seed)
 
     def starts(self, role: str, network: Any, *, fresh: bool) -> Callable[[int], Any]:
         """A function from a seed to a network to train: what the recipe's loader makes under that seed, or (not
