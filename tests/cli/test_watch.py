@@ -158,6 +158,20 @@ def test_a_run_that_goes_on_ends_with_the_same_best_weights(folder):
         command(["run", file, "--resume"])
 
 
+def test_a_run_stops_early_goes_on_and_becomes_longer(folder, capsys):
+    rectifier = {"name": "fixed", "alpha": 0.5}
+    file = recipe(folder, **BEST, options={"classes": 3, "rectifier": rectifier})
+    assert command(["run", file, "plan.steps=18", "out=whole"]) == 0
+    assert command(["run", file, "--until", "1"]) == 0
+    assert "student after 1 steps: weights" in capsys.readouterr().out  # nothing was looked at
+    for arguments in (["--until", "7"], [], ["plan.steps=18"]):
+        assert command(["run", file, "--resume", *arguments]) == 0
+    assert same(student("out"), student("whole"))
+    with pytest.raises(UserError, match=r"its rate \(cosine\) depends on; plan the longest run and stop it with until"):
+        assert command(["run", file, "plan.schedule=cosine", "out=bent"]) == 0
+        command(["run", file, "plan.schedule=cosine", "out=bent", "plan.steps=18", "--resume"])
+
+
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [

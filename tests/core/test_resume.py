@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from redistill.core import Plan, UserError, fit
+from redistill.core import Loss, Plan, UserError, fit
 from redistill.core.engine import Engine
 from redistill.core.followers import same_weights
 from tests.core.test_exactness import Alone
@@ -30,8 +30,6 @@ TURNS = {"critic": {"lr": 0.02}}
         ({"accumulate": 2}, "plan.accumulate was 1, is 2 here"),
         ({"precision": "bf16"}, "plan.precision was 'fp32', is 'bf16' here"),
         ({"drop_last": True}, "plan.drop_last was False, is True here"),
-        ({"steps": 16}, "plan.steps was 8, is 16 here"),
-        ({"steps": None, "epochs": 3}, "plan.epochs was None, is 3 here"),
         ({"seed": 1}, "plan.seed was 0, is 1 here"),
     ],
     ids=lambda v: str(v) if isinstance(v, dict) else "",
@@ -42,6 +40,51 @@ def test_a_plan_that_would_change_the_weights_is_refused_with_the_old_value_and_
     with pytest.raises(UserError, match="no checkpoint in it belongs to this run") as refused:
         fit(toy(critic_steps=1), data(), Plan(**{**given, **changes}), folder=tmp_path, resume=True)
     assert said in str(refused.value) and "\n" not in str(refused.value)
+
+
+class Asking(Alone):
+    """Its loss grows over the run."""
+
+    def loss(self, turn, batch, now):
+        return Loss({"l": (1 + now.fraction) * self.student(batch["image"]).square().mean()})
+
+
+@pytest.mark.parametrize("longer", [{"steps": 16}, {"steps": None, "epochs": 12}], ids=str)
+@pytest.mark.parametrize("until", [3, 8])
+def test_a_run_at_a_constant_rate_becomes_longer_to_the_same_bits(longer, until, tmp_path):
+    plan = {**PLAN, "warmup": 5, **longer}
+    whole = fit(toy(), data(), Plan(**plan))
+    fit(toy(), data(), Plan(**{**PLAN, "warmup": 5}), folder=tmp_path, until=until)
+    longer = fit(toy(), data(), Plan(**plan), folder=tmp_path, resume=True)
+    assert whole.history[-1]["step"] == longer.history[-1]["step"] > 8
+    assert same_weights(whole.method, longer.method)
+
+
+@pytest.mark.parametrize(
+    ("method", "plan", "why"),
+    [
+        (Alone, {"schedule": "cosine"}, r"its rate \(cosine\)"),
+        (Alone, {"turns": {"student": {"schedule": "multistep"}}}, r"its rate \(multistep\)"),
+        (Asking, {}, "its method"),
+        (Asking, {"schedule": "linear"}, r"its rate \(linear\) and its method"),
+    ],
+)
+def test_what_was_planned_for_a_length_keeps_it_and_the_line_says_what_to_do(method, plan, why, tmp_path):
+    given = {**PLAN, **plan}
+    fit(method(net(0)), data(), Plan(**given), folder=tmp_path)
+    said = f"planned for 8 steps, which {why} depends on; plan the longest run and stop it with until"
+    with pytest.raises(UserError, match=said) as refused:
+        fit(method(net(0)), data(), Plan(**{**given, "steps": 16}), folder=tmp_path, resume=True)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_run_that_was_resumed_still_knows_that_its_method_asked(tmp_path):
+    fit(Asking(net(0)), data(), Plan(**PLAN), folder=tmp_path, until=3)
+    now = Engine(Asking(net(0)), data(), Plan(**PLAN), tmp_path).now
+    assert not now.asked and now.length == 8 and not now.asked and now.steps == 8 and now.asked
+    fit(Asking(net(0)), data(), Plan(**PLAN), folder=tmp_path, resume=True, until=3)
+    with pytest.raises(UserError, match="its method depends on"):
+        fit(Asking(net(0)), data(), Plan(**{**PLAN, "steps": 9}), folder=tmp_path, resume=True)
 
 
 def test_what_no_weight_depends_on_may_change(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -71,7 +72,7 @@ def _accuracy(method: Method, now: Progress, *, rows: Any, batch_size: int) -> N
 def _own_loss(method: Method, now: Progress, *, rows: Any, batch_size: int) -> Numbers:
     """The mean loss of every turn in evaluation mode; its random numbers are the same at every look."""
     source, sums = table(rows), {turn: [0.0, 0.0] for turn in method.trains}
-    look = Progress(seed=now.seed, steps=now.steps, epoch=now.epoch, epochs=now.epochs, device=now.device)
+    look = copy.copy(now)  # whatever it is asked, the run is not
     with evaluating(method):
         for number, part in enumerate(torch.arange(len(source)).split(batch_size)):
             look.step, look.rows = 0, Rows(0, len(part), len(part))

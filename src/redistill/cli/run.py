@@ -27,6 +27,7 @@ def run(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="a YAML file; redistill init writes one")],
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option(help="Continue from the last checkpoint to the same bits.")] = False,
+    until: Annotated[int | None, typer.Option(min=1, help="Stop after so many updates; --resume goes on.")] = None,
 ) -> None:
     """Distil your own model: read, check everything, train, export for the plain library.
 
@@ -40,11 +41,11 @@ def run(
     wanted = read(recipe, overrides or [])
     target = runnable(wanted.method)
     if not isinstance(target, type):
-        _check_procedure(wanted, target, resume)
+        _check_procedure(wanted, target, resume, until)
     stored = {"teacher": None} if wanted.data.teacher_logits else {}
     roles = check_roles(target, wanted.method, {**stored, **wanted.models})
     _check_out(wanted.out, resume, ["checkpoints", "log.jsonl"] if isinstance(target, type) else [])
-    start = _train if isinstance(target, type) else _call
+    start = partial(_train, until=until) if isinstance(target, type) else _call
     how = start(wanted, target, roles, resume)
     typer.echo(how, nl=bool(how))
     from redistill.core.world import leave
@@ -52,12 +53,12 @@ def run(
     leave()
 
 
-def _train(wanted: Recipe, cls: Any, roles: list[str], resume: bool) -> str:
+def _train(wanted: Recipe, cls: Any, roles: list[str], resume: bool, *, until: int | None) -> str:
     """A method: fit, and export the student."""
     import torch
 
     from redistill.cli.watch import summary
-    from redistill.core import fit
+    from redistill.core import checkpoint, fit
     from redistill.core.build import build
     from redistill.core.source import table
     from redistill.models import doors
@@ -79,17 +80,17 @@ def _train(wanted: Recipe, cls: Any, roles: list[str], resume: bool) -> str:
 
     with theirs():
         done = fit(
-            method, rows, plan, folder=wanted.out, resume=resume, augment=augment, show=True, observers=observers
-        )
+            method, rows, plan, folder=wanted.out, resume=resume, until=until, augment=augment, observers=observers,
+            show=True,
+        )  # fmt: skip
     if not done.main:  # another process writes
         return ""
-    last = step = done.history[-1]["step"]
-    if best:
-        step = best.give(done.student)
-    summary(wanted.out / "run.json", done, step, method=wanted.method, rows=len(table(rows)))
+    last = checkpoint.last_step(wanted.out / "checkpoints")
+    chosen = best.give(done.student) if best else 0
+    summary(wanted.out / "run.json", done, chosen or last, method=wanted.method, rows=len(table(rows)))
     source, target = sources.get("student"), wanted.out / "student"
     how = doors.save_student(done.student, source, target, options.get("steps", 1), merge=wanted.merge)
-    return f"student after {last} steps{f', as it was after {step}' if best else ''}: {how}"
+    return f"student after {last} steps{f', as it was after {chosen}' if chosen else ''}: {how}"
 
 
 def _apart(wanted: Recipe, rows: Any, models: dict[str, Any]) -> tuple[Any, Any]:
@@ -242,11 +243,11 @@ def _check_out(out: Path, resume: bool, marks: list[str]) -> None:
         raise UserError(f"{out} holds no run to go on with; leave --resume out, or name the run's folder", place="out")
 
 
-def _check_procedure(wanted: Recipe, procedure: Any, resume: bool) -> None:
+def _check_procedure(wanted: Recipe, procedure: Any, resume: bool, until: int | None) -> None:
     """What a procedure cannot do with its rows, with a plan, or a second time."""
     slug, asked = wanted.method, needs(procedure)
-    for place, given in (("data.held_out", wanted.data.held_out), ("keep", wanted.keep == "best"),
-                         ("watch.samples", wanted.watch.samples), ("merge", not wanted.merge)):  # fmt: skip
+    unfit = {"data.held_out": wanted.data.held_out, "keep": wanted.keep == "best", "merge": not wanted.merge}
+    for place, given in {**unfit, "watch.samples": wanted.watch.samples, "--until": until}.items():
         if given:
             raise UserError(f"{slug} is no single training; leave {place} out", place=place)
     if wanted.data.augment:

@@ -40,8 +40,8 @@ class Due:
         self.every, self.log_every = every, log_every
 
     def __call__(self, now: Progress, row: Row) -> bool:
-        every = self.every or max(1, now.steps // LOOKS)
-        return row["step"] == now.steps or row["step"] % every < min(self.log_every, every)
+        every = self.every or max(1, now.length // LOOKS)
+        return row["step"] == now.length or row["step"] % every < min(self.log_every, every)
 
 
 class HeldOut:
@@ -113,8 +113,9 @@ class Best:
             os.replace(beside, self.file)
 
     def give(self, student: nn.Module) -> int:
-        """Put the best weights into ``student``; returns their step."""
-        assert self.value is not None, "the last step of a run is always looked at"
+        """Put the best weights into ``student``; returns their step, 0 where none were looked at."""
+        if self.value is None:  # a run that was stopped early
+            return 0
         student.load_state_dict(load_file(self.file), strict=False)
         return self.step
 
@@ -124,5 +125,11 @@ def summary(file: Path, done: Fitted, step: int, **more: Any) -> None:
     pairs, and the ``step`` of the weights that are exported."""
     names = dict.fromkeys(name for row in done.history for name in row if name.startswith(PREFIX))
     curves = {n.removeprefix(PREFIX): [[r["step"], r[n]] for r in done.history if n in r] for n in names}
-    found = {**more, "seconds": done.seconds, "last": done.history[-1], "held_out": curves, "student_of_step": step}
+    found = {
+        **more,
+        "seconds": done.seconds,
+        "last": done.history[-1] if done.history else {},
+        "held_out": curves,
+        "student_of_step": step,
+    }
     file.write_text(json.dumps(found, indent=1) + "\n")

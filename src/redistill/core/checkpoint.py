@@ -44,6 +44,7 @@ class Numbers(BaseModel):
     step: int = Field(ge=0, lt=2**62)
     drawn: int = Field(ge=0, lt=2**62, description="global batches")
     history: list[dict[str, Any]] = Field(description="logged rows")
+    asked: bool = Field(description="whether the method asked how long the run is")
     silent: dict[str, list[str]] = Field(description="turn -> networks that no gradient has reached yet")
     sums: dict[str, list[float]] = Field(description="numbers since the last logged row")
     seen: int = Field(ge=0, lt=2**62, description="rows since then")
@@ -113,6 +114,11 @@ def steps(folder: Path) -> list[Path]:
     return sorted((path for path in folder.glob("step-*") if path.is_dir() and _step(path) >= 0), key=_step)
 
 
+def last_step(folder: Path) -> int:
+    """The step of the newest checkpoint in ``folder``."""
+    return _step(steps(folder)[-1])
+
+
 def _step(path: Path) -> int:
     """The step in a checkpoint's name; -1 in any other."""
     name = re.fullmatch(r"step-(\d{9,18})", path.name, re.ASCII)
@@ -156,7 +162,9 @@ def _faults(checkpoint: Checkpoint, expected: Expected, step: int) -> Iterator[s
     """Why a whole checkpoint, named after ``step``, is none of this run; the first reason says enough."""
     numbers = checkpoint.numbers
     differ = list(_differences("", numbers.run, expected.run))
-    if differ:
+    if differ and _unbound(numbers.run) == _unbound(expected.run):  # of another length alone
+        yield from _bound(numbers)
+    elif differ:
         yield f"from another run ({', '.join(differ)})"
     if numbers.step != step:
         yield f"holds step {numbers.step}"
@@ -175,6 +183,23 @@ def _faults(checkpoint: Checkpoint, expected: Expected, step: int) -> Iterator[s
         yield from _unlike(slots, expected.slots.get(parameter, {}), f"{parameter}.")
         if "step" in slots and not slots["step"] >= 1:
             yield f"{parameter}.step is {slots['step']:g}"
+
+
+def _unbound(run: Mapping[str, Any]) -> dict[str, Any]:
+    """What identifies a run, without its length."""
+    return {**run, "plan": {k: v for k, v in run.get("plan", {}).items() if k not in ("steps", "epochs")}}
+
+
+def _bound(numbers: Numbers) -> Iterator[str]:
+    """Why a run cannot become longer or shorter: what it did would have been another thing."""
+    plan = numbers.run["plan"]
+    schedules = {optim["schedule"] for optim in plan["turns"].values()} - {"constant"}
+    why = [f"its rate ({', '.join(sorted(schedules))})"] * bool(schedules) + ["its method"] * numbers.asked
+    if why:
+        yield (
+            f"planned for {plan['steps']} steps, which {' and '.join(why)} depends on; plan the longest run and stop it"
+            " with until"
+        )
 
 
 def _unlike(saved: Mapping[str, Tensor], here: Mapping[str, Tensor], prefix: str = "") -> Iterator[str]:

@@ -61,9 +61,9 @@ def fit(
     """Train ``method`` on ``data`` within the budget of ``plan``; the last weights are the result.
 
     ``data``: a dict of equally long columns, a map-style data set of dicts, or None. ``folder``: where checkpoints and
-    ``log.jsonl`` go; with ``resume`` the run continues from its last usable checkpoint to the same bits. ``until``:
-    stop (with a checkpoint) before this step, for budgets of wall time. ``augment``: changes every fresh micro-batch
-    before the method sees it, with random numbers from ``now`` alone. ``show``: a progress bar.
+    ``log.jsonl`` go; with ``resume`` the run continues from its last usable checkpoint to the same bits, for longer if
+    neither rate nor method knew its length. ``until``: stop (with a checkpoint) before this step. ``augment``: changes
+    every fresh micro-batch, with random numbers from ``now`` alone. ``show``: a progress bar.
 
     Raises :class:`UserError` for missing columns or a folder of another run, :class:`Diverged` for a loss or gradient
     that is not finite. The global generators of torch, numpy and Python are left as they were.
@@ -100,8 +100,7 @@ class Engine:
         self.now.epochs = plan.epochs or max(1, math.ceil(self.steps * fresh / self.batches.per_epoch))
         self.history: list[dict[str, Any]] = []
         self.observers: list[Any] = []
-        self.window = Window()
-        self.seconds = 0.0
+        self.window, self.seconds = Window(), 0.0
         self._micros: list[Micro] = []
         self._stop, self._asked = threading.Event(), False  # this rank is asked to stop; some rank was
         self.pace, self._due = checkpoint.Pace(), False  # by the clock of rank 0
@@ -337,9 +336,9 @@ class Engine:
         with self.pace.saving():
             tensors = self.state()
             if self.world.main:
-                numbers = {"run": self.identity(), "drawn": self.drawn, "history": self.history}
-                numbers |= {"silent": self.roles.silent, "sums": self.window.sums, "seen": self.window.rows}
-                checkpoint.write(self.folder / "checkpoints", self.now.step, tensors, numbers, keep=self.plan.keep)
+                kept = {"run": self.identity(), "drawn": self.drawn, "history": self.history, "asked": self.now.asked}
+                kept |= {"silent": self.roles.silent, "sums": self.window.sums, "seen": self.window.rows}
+                checkpoint.write(self.folder / "checkpoints", self.now.step, tensors, kept, keep=self.plan.keep)
             self.world.barrier()
 
     def _remedy(self) -> str:
@@ -375,17 +374,18 @@ class Engine:
 
     def load(self, found: checkpoint.Checkpoint) -> None:
         """Put a checkpoint's tensors and position in place."""
+        numbers = found.numbers
         with torch.no_grad():
             for name, tensor in self.roles.state().items():
                 tensor.copy_(placed_like(found.tensors[name], tensor))
         for turn, optimizer in self.optimizers.items():
             optimizer.load_state_dict(_optimizer_state(found.tensors, turn, optimizer, self.roles.parameters(turn)))
-        self.now.step, self.drawn = found.numbers.step, found.numbers.drawn
+        self.now.step, self.drawn = numbers.step, numbers.drawn
         self.now.epoch = max(self.drawn - 1, 0) // self.batches.per_epoch
         self.now.ends_epoch = self.drawn > 0 and self.drawn % self.batches.per_epoch == 0
         self._counted.update(self.method.trains if self.now.step else ())
-        self.history, self.roles.silent = found.numbers.history, found.numbers.silent
-        self.window.sums, self.window.rows = found.numbers.sums, found.numbers.seen
+        self.history, self.roles.silent, self.now.asked = numbers.history, numbers.silent, numbers.asked
+        self.window.sums, self.window.rows = numbers.sums, numbers.seen
 
 
 def _optimizer_state(

@@ -69,7 +69,7 @@ class Display:
         quiet = {"step", "epoch", "seconds", "rows_per_second"}
         terms = "  ".join(f"{k} {v:.4g}" for k, v in row.items() if k not in quiet and not k.startswith("lr"))
         speed = f"{row['rows_per_second']:.0f} rows/s"
-        self.bar.update(self.task, completed=now.step + 1, total=now.steps, terms=terms, speed=speed)
+        self.bar.update(self.task, completed=now.step + 1, total=now.length, terms=terms, speed=speed)
 
     def close(self) -> None:
         """Leave the bar as it stands."""

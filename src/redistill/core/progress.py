@@ -8,6 +8,7 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,8 +66,19 @@ class Progress:
     turn: str = ""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     rows: Rows | None = None
+    asked: bool = False  # for the length of the run: one whose method asks cannot be made longer
     _stream: tuple[object, ...] = field(default=(), init=False, repr=False)  # the names of the stream drawn from
     _calls: int = field(default=0, init=False, repr=False)  # how often it was
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in ("steps", "epochs"):
+            object.__setattr__(self, "asked", True)
+        return object.__getattribute__(self, name)
+
+    @property
+    def length(self) -> int:
+        """Steps of the whole run, for who watches it: nothing that is trained may depend on it."""
+        return int(self.__dict__["steps"])
 
     @property
     def fraction(self) -> float:
