@@ -317,7 +317,7 @@ def test_a_solver_is_fitted_around_a_pipeline(folder, capsys):
     assert pipeline(batch_size=1, num_inference_steps=3, output_type="np").images.shape == (1, 8, 8, 3)
     assert command(["run", file, "options.steps=1", "out=one"]) == 0
     assert ": 0 % less error" in capsys.readouterr().out  # the first x0 has no predecessor, so nothing is fitted
-    with pytest.raises(UserError, match="batch: 0 rows"):
+    with pytest.raises(UserError, match=r"options.batch: give a whole number from 1"):
         command(["run", file, "options.batch=0", "out=none"])
 
 
