@@ -243,7 +243,10 @@ def _stages(student, rows):
         (lambda: lsskd(layers=["stage3"]), "two or more"),
         (lambda: lsskd(layers=["stage1", "stag2"]), "stage2"),
         (lambda: lsskd(layers=["stage3", "stage1"]), r"as \['stage1', 'stage3'\]; name them from shallow"),
-        (lambda: fit(lsskd(rows=5), BATCH, Plan(steps=1, batch_size=12, device="cpu")), "row 11 of 5"),
+        (
+            lambda: fit(lsskd(rows=5), BATCH, Plan(steps=1, batch_size=12, device="cpu")),
+            "rows: 0 to 11 in the data, not 0 to 4",
+        ),
         (lambda: lsskd(tau=0.0), "tau above 0"),
         (lambda: lsskd(ramp=2.0), "ramp from 0 to 1"),
         (lambda: terms(lsskd(classes=4)), "knows 3 classes, not 4"),

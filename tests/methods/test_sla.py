@@ -150,7 +150,7 @@ def test_rivals_by_hand():
         (lambda: sla(head="0"), "no linear layer"),
         (lambda: sla(head="fc"), "no linear layer"),
         (lambda: sla(temperature=0.0), "above 0"),
-        (lambda: fit(Sla(net(2)).double(), BATCH, Plan(steps=1, device="cpu")), "knows 2 classes"),
+        (lambda: fit(Sla(net(2)).double(), BATCH, Plan(steps=1, device="cpu")), "the network has 2 classes"),
         (lambda: terms(Sla(mlp(72, 3, (4,)), head="1").double()), "'1' gives 4 of 3 scores"),
     ],
 )

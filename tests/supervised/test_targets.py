@@ -7,7 +7,15 @@ import torch
 
 from redistill.core import Progress, UserError, describe
 from redistill.models.nets import convnet, mlp
-from redistill.supervised.targets import Fixed, LabelSmoothing, OneHot, Progressive, TargetRectifier, cross_entropy
+from redistill.supervised.targets import (
+    Fixed,
+    LabelSmoothing,
+    OneHot,
+    Progressive,
+    TargetRectifier,
+    check_fits,
+    cross_entropy,
+)
 from redistill.supervised.temperature import Constant, Cosine
 
 LABEL = torch.tensor([0, 2, 1])
@@ -37,6 +45,13 @@ def test_limits_are_the_label_and_the_teacher():
         assert torch.equal(none(LABEL, TEACHER, at(2)), HARD)
     assert torch.equal(Fixed(1.0)(LABEL, TEACHER, at(0)), TEACHER)
     torch.testing.assert_close(LabelSmoothing(1.0)(LABEL, TEACHER, at(0)), torch.full((3, 3), 1 / 3))
+
+
+@pytest.mark.parametrize(("numbers", "part"), [([0, 3], "rows: 0 to 3 in the data, not 0 to 2"), ([-1, 2], "-1 to 2")])
+def test_numbers_without_a_place_are_refused(numbers, part):
+    check_fits(torch.tensor([0, 2]), 3, "rows")
+    with pytest.raises(UserError, match=part):
+        check_fits(torch.tensor(numbers), 3, "rows")
 
 
 def test_rectifiers_have_words_and_options():

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from redistill.losses.precision import raised
+
 IGNORED = -100
 
 
@@ -56,5 +58,5 @@ def laid_out(values: Tensor, active: Tensor) -> Tensor:
 
 def log_prob_of(logits: Tensor, ids: Tensor) -> Tensor:
     """Log-probabilities [...] of ``ids`` [...] under ``logits`` [..., V], at least in float32."""
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = raised(logits)
     return logits.gather(-1, ids[..., None])[..., 0] - logits.logsumexp(-1)

@@ -25,6 +25,7 @@ from redistill.core import Loss, Progress, UserError
 from redistill.core.method import Batch
 from redistill.supervised.features import BesideFeatures
 from redistill.supervised.layers import pooled, width
+from redistill.supervised.targets import check_fits
 
 UNSEEN = -1  # class of a bank row that no batch has held yet
 
@@ -76,11 +77,7 @@ class ContrastiveDistillation(BesideFeatures):
     def check(self, batch: Batch) -> None:
         """Also refuse a row that the banks have no place for."""
         super().check(batch)
-        if int(batch["index"].max()) >= len(self.classes):
-            row, size = int(batch["index"].max()), len(self.classes)
-            raise UserError(
-                f"row {row} has no place in {size} bank rows; set rows to the size of the data", place="rows"
-            )
+        check_fits(batch["index"], len(self.classes), "rows")
 
 
 def noise_contrastive(

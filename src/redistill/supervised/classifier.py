@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from redistill.core import Loss, Method, Progress, UserError
 from redistill.core.method import Batch
 from redistill.core.modes import evaluating
+from redistill.losses.precision import raised
 from redistill.supervised.matches import Kd, Match
-from redistill.supervised.targets import OneHot, TargetRectifier
+from redistill.supervised.targets import OneHot, TargetRectifier, check_fits
 from redistill.supervised.temperature import Constant, Temperature
 from redistill.supervised.weights import Answers, Equal, SampleWeight
 
@@ -19,7 +20,7 @@ from redistill.supervised.weights import Answers, Equal, SampleWeight
 def logits(network: nn.Module, batch: Batch) -> Tensor:
     """Scores [B, C] of the rows of ``batch`` (``image``, or ``ids`` and ``mask`` of a text), at least float32."""
     z = network(batch["image"]) if "image" in batch else network(batch["ids"], batch.get("mask"))
-    return z.to(torch.promote_types(z.dtype, torch.float32))
+    return raised(z)
 
 
 def soft_cross_entropy(z: Tensor, target: Tensor) -> Tensor:
@@ -102,9 +103,8 @@ class Weighted(Method):
     def check(self, batch: Batch) -> None:
         """Also refuse rows that the table has no place for."""
         super().check(batch)
-        if self.table is not None and int(batch["index"].max()) >= len(self.table):
-            raise UserError(f"row {int(batch['index'].max())} of {len(self.table)}; set rows to fit the data",
-                            place="rows")  # fmt: skip
+        if self.table is not None:
+            check_fits(batch["index"], len(self.table), "rows")
 
 
 class Distillation(Weighted):

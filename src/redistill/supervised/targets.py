@@ -21,6 +21,14 @@ def check_labels(label: Tensor, classes: int | None = None) -> None:
                         place="label")  # fmt: skip
 
 
+def check_fits(number: Tensor, size: int, option: str) -> None:
+    """Refuse row numbers or labels [B] outside 0..``size`` - 1, for which a method has no place: its ``option`` says
+    how many there are."""
+    low, high = int(number.min()), int(number.max())
+    if not 0 <= low <= high < size:
+        raise UserError(f"{low} to {high} in the data, not 0 to {size - 1}; set {option} to fit them", place=option)
+
+
 def one_hot(label: Tensor, like: Tensor) -> Tensor:
     """Labels [B] as probabilities [B, C] of the shape and type of ``like``. Raises :class:`UserError` for labels that
     are none of the C classes."""

@@ -27,10 +27,11 @@ from torch import Tensor, nn
 
 from redistill.core import Loss, Method, Progress, UserError
 from redistill.core.method import Batch
+from redistill.losses.precision import raised
 from redistill.supervised.branches import Branches, stage_shapes
 from redistill.supervised.layers import logits_and_features
 from redistill.supervised.matches import Kd
-from redistill.supervised.targets import Progressive, TargetRectifier, one_hot
+from redistill.supervised.targets import Progressive, TargetRectifier, check_fits, one_hot
 from redistill.vision.transformations import (
     Rotations,
     Transformations,
@@ -129,11 +130,9 @@ class Lsskd(Method):
         """Also refuse labels that no class has (y M + m of a wrong y would name another class) and rows that the tables
         have no place for."""
         super().check(batch)
-        low, high = int(batch["label"].min()), int(batch["label"].max())
-        if not 0 <= low <= high < self.classes:
-            raise UserError(f"labels {low} to {high}, not 0 to {self.classes - 1}; set classes", place="lsskd")
-        if self.rows and int(batch["index"].max()) >= self.rows:
-            raise UserError(f"row {int(batch['index'].max())} of {self.rows}; set rows to fit the data", place="rows")
+        check_fits(batch["label"], self.classes, "classes")
+        if self.rows:
+            check_fits(batch["index"], self.rows, "rows")
 
     def heads(self, image: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """Scores of the classifier and of the branches, and the embeddings that these read."""
@@ -141,7 +140,7 @@ class Lsskd(Method):
         if f.shape[1] != self.classes:
             raise UserError(f"the student knows {f.shape[1]} classes, not {self.classes}; set classes", place="lsskd")
         scores, embeddings = self.branches(features)
-        return f, [s.to(torch.promote_types(s.dtype, torch.float32)) for s in scores], embeddings
+        return f, [raised(s) for s in scores], embeddings
 
 
 class Hsakd(Method):

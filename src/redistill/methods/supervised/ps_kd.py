@@ -20,22 +20,18 @@ from torch import Tensor, nn
 
 from redistill.core import Loss, Method, Progress, Snapshot, UserError
 from redistill.core.method import Batch
-from redistill.supervised.targets import Progressive, TargetRectifier, one_hot
+from redistill.losses.precision import raised
+from redistill.supervised.targets import Progressive, TargetRectifier, check_fits, one_hot
 from redistill.supervised.temperature import Temperature, log_of, soften
 
 cross_entropy = nn.functional.cross_entropy  # takes soft targets; mean over the batch only
 
 
 def _logits(student: nn.Module, image: Tensor, classes: int) -> Tensor:
-    z = _wide(student(image))
+    z = raised(student(image))  # probabilities that are remembered shall not be rounded to bfloat16
     if z.shape[1:] != (classes,):
         raise UserError(f"the student gives {tuple(z.shape[1:])} numbers a row, not {classes} logits", place="ps_kd")
     return z
-
-
-def _wide(logits: Tensor) -> Tensor:
-    """At least float32: probabilities that are remembered shall not be rounded to bfloat16."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 class PsKd(Method):
@@ -78,12 +74,9 @@ class PsKd(Method):
     def check(self, batch: Batch) -> None:
         """Also refuse rows and labels that the table has no place for."""
         super().check(batch)
-        for key, size, option in (("index", len(self.table), "rows"), ("label", self.table.shape[1], "classes")):
-            if not 0 <= int(batch[key].min()) <= int(batch[key].max()) < size:
-                raise UserError(
-                    f"{key} {int(batch[key].max())} is outside 0..{size - 1}; set {option} to fit the data",
-                    place="ps_kd",
-                )
+        rows, classes = self.table.shape
+        check_fits(batch["index"], rows, "rows")
+        check_fits(batch["label"], classes, "classes")
 
 
 class PreviousNetwork(Method):
@@ -103,7 +96,7 @@ class PreviousNetwork(Method):
         if now.epoch != int(self.epoch):
             self.teacher.take(self.student)
             self.epoch.fill_(now.epoch)
-        past = _wide(self.teacher(batch["image"])).softmax(1)  # [B, C]
+        past = raised(self.teacher(batch["image"])).softmax(1)  # [B, C]
         return {**batch, "past": past if now.epoch else one_hot(batch["label"], past)}
 
     def loss(self, turn: str, batch: Batch, now: Progress) -> Loss:

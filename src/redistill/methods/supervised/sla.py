@@ -24,8 +24,10 @@ from torch import Tensor, nn
 from redistill.core import Loss, Method, Progress, UserError
 from redistill.core.method import Batch
 from redistill.core.world import placed_like, whole
+from redistill.losses.precision import raised
 from redistill.models.features import classifier_layer, scores_and_embedding
 from redistill.supervised.matches import Kd
+from redistill.supervised.targets import check_labels
 from redistill.vision.transformations import Rotations, Transformations, aggregated_scores, joint_labels
 
 cross_entropy = nn.functional.cross_entropy
@@ -103,15 +105,12 @@ class Sla(Method):
             raise UserError(
                 f"{self.head!r} gives {self.classes} of {u.shape[1]} scores; name the classifier", place="head"
             )
-        joint = self.joint(h)
-        return u, joint.to(torch.promote_types(joint.dtype, torch.float32))
+        return u, raised(self.joint(h))
 
     def check(self, batch: Batch) -> None:
         """Also refuse labels that no class has: y M + m of a wrong y would name another class."""
         super().check(batch)
-        low, high = int(batch["label"].min()), int(batch["label"].max())
-        if not 0 <= low <= high < self.classes:
-            raise UserError(f"labels {low} to {high}; {self.head!r} knows {self.classes} classes", place="sla")
+        check_labels(batch["label"], self.classes)
 
 
 class Invariant(Method):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from redistill.core import Slot, UserError
+from redistill.losses.precision import raised
 
 
 class Reply(Slot, ABC):
@@ -21,7 +22,7 @@ class Reply(Slot, ABC):
         """Logits [B, classes]; raises :class:`UserError` for a reply of another width."""
         if said.ndim != 2 or said.shape[1] != classes:
             raise UserError(f"the teacher replies {tuple(said.shape)}, not {classes} numbers a row", place="teacher")
-        return self.logits(said.to(torch.promote_types(said.dtype, torch.float32)))
+        return self.logits(raised(said))
 
     @abstractmethod
     def logits(self, said: Tensor) -> Tensor:
