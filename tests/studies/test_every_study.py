@@ -18,7 +18,7 @@ from redistill.core.study import load
 
 SLUGS = [*(e.slug for e in entries(status=["built"])), *STUDIES]
 MODULES = [f"redistill.studies.{found.name}" for found in pkgutil.iter_modules(studies.__path__)]
-WITHOUT_HEADLINE = {"dmd2"}
+WITHOUT_HEADLINE: set[str] = set()
 
 
 def codes(code: CodeType):
