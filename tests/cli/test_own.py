@@ -81,6 +81,11 @@ def test_a_method_of_ones_own_trains_and_resumes(folder):
     assert (folder / "out" / "student" / "model.safetensors").exists()
 
 
+def test_a_published_rival_is_run_in_the_same_way(folder):
+    assert command(["run", recipe(folder, "redistill.rivals.cs_kd:ClassWise", options={"tau": 2.0})]) == 0
+    assert (folder / "out" / "student" / "model.safetensors").exists()
+
+
 @pytest.mark.parametrize(
     ("method", "options", "said"),
     [
