@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+PICKLED = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")  # endings of what torch.save writes
+
+
 def existing(path: str | Path, place: str) -> Path:
     """``path`` if it is a file. Raises :class:`UserError` at ``place`` for a folder and for nothing."""
     file = Path(path)
@@ -25,6 +28,24 @@ def existing(path: str | Path, place: str) -> Path:
         if not file.is_file():
             raise UserError(f"no such file: {path}", place=place)
     return file
+
+
+def folder(path: str | Path, place: str) -> Path:
+    """``path`` if it is a folder. Raises :class:`UserError` at ``place`` for anything else."""
+    with reading(f"cannot look for {str(path)[:60]!r}", place=place):
+        if not Path(path).is_dir():
+            raise UserError(f"no such folder: {path}", place=place)
+    return Path(path)
+
+
+def check_not_pickled(path: str | Path, place: str, remedy: str) -> None:
+    """Refuse weights that only unpickling opens, for it runs whatever code lies in them: a file with such an ending,
+    or a folder that has nothing else."""
+    with reading(f"cannot look into {str(path)[:60]!r}", place=place):
+        inside = list(Path(path).iterdir()) if Path(path).is_dir() else [Path(path)]
+        pickled = sorted(file.name for file in inside if file.suffix in PICKLED)
+        if pickled and not any(file.suffix == ".safetensors" for file in inside):
+            raise UserError(f"{pickled[0]} is pickled, and nothing is unpickled here; {remedy}", place=place)
 
 
 def text(path: str | Path, place: str) -> str:
@@ -42,7 +63,10 @@ def parsed(given: str, place: str) -> Any:
     """The value of a JSON text that stands at ``place``."""
     with reading("not JSON that can be read", place=place):  # a number of thousands of digits, thousands of brackets
         try:
-            return json.loads(given)
+            found = json.loads(given)
+            if "\\u" in given:  # half a character, which UTF-8 lacks
+                json.dumps(found, ensure_ascii=False).encode()
+            return found
         except json.JSONDecodeError as error:
             where = f", line {error.lineno}" if error.lineno > 1 else ""
             raise UserError(f"not JSON ({error.msg}{where})", place=place) from error
@@ -56,7 +80,7 @@ def json_table(path: str | Path, place: str) -> dict[str, Any]:
     return found
 
 
-MOST_VALUES = 100_000  # of one YAML text
+MOST_VALUES, MOST_CHARACTERS = 100_000, 200_000  # of one YAML text
 
 
 class _Loader(yaml.SafeLoader):
@@ -77,6 +101,8 @@ class _Loader(yaml.SafeLoader):
 def yaml_value(given: str, place: str, *, lines: bool = True) -> Any:
     """The value of a YAML text that stands at ``place``; ``lines``: name the line of a mistake too."""
     with reading("not YAML that can be read", place=place):  # a month 13, thousands of brackets
+        if len(given) > MOST_CHARACTERS:
+            raise UserError(f"{len(given)} characters of YAML; give at most {MOST_CHARACTERS}", place=place)
         try:
             loader = _Loader(given)
             root = loader.get_single_node()
@@ -129,7 +155,7 @@ def check_out(folder: Path, place: str) -> None:
     with reading(f"{str(folder)[:60]!r} can be no folder", place=place):
         if "\0" in str(folder):
             raise ValueError("a name with a null byte")
-        there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+        there = next(p for p in (folder, *folder.absolute().parents) if p.is_symlink() or p.exists())
     if not there.is_dir():
         raise UserError(f"{there} is a file; choose a folder", place=place)
     if not os.access(there, os.W_OK | os.X_OK):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from redistill.cli import main
 from redistill.core.errors import Diverged
@@ -133,6 +134,65 @@ def folder_for(name: str) -> Break:
     return lambda: (Path(name).unlink(), Path(name).mkdir())
 
 
+def loop(name: str) -> Break:
+    """A link to itself in the place of a file or folder."""
+    return lambda: (remove(name)() if Path(name).exists() else None, Path(name).symlink_to(Path(name).name))
+
+
+def pipe_for(name: str) -> Break:
+    """A pipe that nobody writes to."""
+    return lambda: (Path(name).unlink(), os.mkfifo(name))
+
+
+def module(name: str, body: str) -> Break:
+    """A user's own module with a factory ``make``."""
+    return write(f"{name}.py", f"import torch\nfrom torch import nn\n{body}\n")
+
+
+def net(body: str) -> str:
+    """Source of a factory of a network whose forward pass is ``body``."""
+    head = "class Net(nn.Module):\n def __init__(self):\n  super().__init__(); self.l = nn.Linear(16, 3)"
+    return f"{head}\n def forward(self, x):\n  {body}\nmake = Net"
+
+
+def poison(name: str, value: float) -> Break:
+    """Weights of which one is ``value``."""
+
+    def spoil() -> None:
+        weights = load_file(name)
+        weights[sorted(weights)[0]].view(-1)[0] = value
+        save_file(weights, name, metadata={"format": "pt"})
+
+    return spoil
+
+
+def pickled(name: str, ending: str) -> Break:
+    """Weights as torch.save writes them in the place of a safetensors file."""
+
+    def swap() -> None:
+        torch.save(load_file(name), Path(name).parent / ending)
+        Path(name).unlink()
+
+    return swap
+
+
+def tokenizer(words: dict[str, int]) -> Break:
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    made = Tokenizer(models.WordLevel({"[PAD]": 0, "[UNK]": 1, **words}, unk_token="[UNK]"))
+    fast = PreTrainedTokenizerFast(tokenizer_object=made, pad_token="[PAD]", unk_token="[UNK]")
+    return lambda: fast.save_pretrained("encoder")
+
+
+def image(width: int, height: int) -> Break:
+    return lambda: Image.new("1", (width, height)).save("images/a/0.png")
+
+
+def texts(text: str, label: str = "0") -> Break:
+    return write("texts.jsonl", f'{{"text": "{text}", "label": {label}}}\n' * 2)
+
+
 IMAGE, LABEL = np.zeros((4, 16), np.float32), np.arange(4) % 3
 P, D, M, O, R = (["run", f"{name}.yaml"] for name in ("ps_kd", "dcs", "dmd2", "d_ode", "ridge"))
 IMAGES = [*P, "data={kind: images, path: images, options: {size: 4}}", "models.student.options.inputs=48"]
@@ -140,9 +200,10 @@ DISK = [*P, "data={kind: disk, path: set}"]
 SCALE = ["plan", "--budget", "1e21", "--student", "300M", "--runs", "runs.csv"]
 UNET = [*M, "models.teacher.path=pipe/unet"]
 WEIGHTS = [*P, "models.student.weights=weights.safetensors"]
+LONG = "x" * 5000
 PICK = [*P, "data.rows=index.npz"]
 BIN = "pipe/unet/diffusion_pytorch_model.safetensors"
-CASES: list[tuple[Break, list[str], str]] = [
+CASES: list[tuple[Break, list[str] | str, str]] = [
     # tables
     (cut("rows.npz"), P, "rows.npz is no whole npz file"),
     (write("rows.npz", "hello"), P, "rows.npz is no whole npz file"),
@@ -169,7 +230,12 @@ CASES: list[tuple[Break, list[str], str]] = [
     (nothing, [*R, "data.options.txt=[a]"], "did you mean 'text'?"),
     (nothing, [*R, "data.options.text=[aa]"], "unknown column 'aa'"),
     (nothing, [*R, "options.seed=-1"], "seed=-1"),
+    (columns(image=IMAGE, label=np.array([2**63, 0, 1, 2], np.uint64)), P, "'label' holds 9223372036854775808, more"),
+    (columns(image=np.full((4, 16), 1e300), label=LABEL), P, "row 0 of column 'image' is not finite"),
+    (columns(image=IMAGE, label=np.stack([LABEL, LABEL], 1)), P, "give one whole number a row"),
+    (columns(img=IMAGE, label=LABEL), P, "needs 'image' in every row; did you mean 'img'?"),
     # index files
+    (columns("index.npz", rows=np.arange(0), total=12), PICK, "index.npz holds no rows"),
     (cut("index.npz"), PICK, "index.npz is no whole npz file"),
     (columns("index.npz", rows=np.array([0.5]), total=12), PICK, "index.npz is no index file"),
     (columns("index.npz", rows=np.zeros((2, 2), int), total=12), PICK, "index.npz is no index file"),
@@ -181,6 +247,13 @@ CASES: list[tuple[Break, list[str], str]] = [
     (add("texts.jsonl", "[" * 100000), D, "texts.jsonl:9: not JSON that can be read"),
     (add("texts.jsonl", '{"text": "good"}\n'), D, "row 8: has no 'label'"),
     (add("texts.jsonl", '{"label": "good"}\n'), [*D, "data.columns={text: text}"], "row 8: columns.text: unknown"),
+    (texts("\\ud800"), D, "texts.jsonl:1: not JSON that can be read ('utf-8' codec can't encode"),
+    (texts("good", "true"), D, "row 0: label True is none of the classes"),
+    (texts("good", "1e400"), D, "row 0: label inf is none of the classes"),
+    (texts("good " * 10**6), D, "row 0: 'text' has 5000000 characters; give at most"),
+    (write("texts.jsonl", "[" * 5 * 10**6), D, "texts.jsonl:1: not JSON that can be read"),
+    (nothing, [*D, "data.options.max_length=9999"], "data.options.max_length: max_length=9999; give a number of"),
+    (nothing, [*D, f"data.options.max_length={10**30}"], "up to the model's 512"),
     (write("texts.jsonl", ""), D, "texts.jsonl: the file has no rows"),
     (folder_for("texts.jsonl"), D, "texts.jsonl is a folder"),
     # recipes
@@ -195,6 +268,11 @@ CASES: list[tuple[Break, list[str], str]] = [
     (nothing, [*P, "plan.lr=\x01"], "plan.lr"),
     (nothing, [*P, "plan.betas=[1.5, 2]"], "plan: Invalid beta"),
     (nothing, [*P, "plan.device=gpu"], "plan.device: unknown device 'gpu'"),
+    (write("ps_kd.yaml", "method: [" + "a," * 10**6 + "]"), P, "2000010 characters of YAML; give at most"),
+    (nothing, [*P, "plan.device=mps"], "plan.device: 'mps' is not available here"),
+    (nothing, [*P, "plan.device=xpu"], "plan.device: 'xpu' is not available here"),
+    (nothing, [*P, "plan.device=vulkan"], "plan.device: 'vulkan' is not available here"),
+    (nothing, [*P, "plan.workers=100000"], "plan.workers: input should be less than or equal to"),
     (nothing, [*P, "plan.device=meta"], "plan.device: unknown device 'meta'"),
     (nothing, [*P, f"plan.seed={2**70}"], "plan.seed"),
     (nothing, [*P, "data={kind: none}"], "data.kind: PsKd needs rows"),
@@ -205,14 +283,29 @@ CASES: list[tuple[Break, list[str], str]] = [
     (lambda: Path("images/a/d.png").symlink_to("nowhere"), IMAGES, "cannot read images/a/d.png as an image"),
     (lambda: [p.unlink() for p in Path("images/a").iterdir()], IMAGES, "no images in images"),
     (nothing, [*IMAGES, "data.path=file"], "no such folder: file"),
-    (nothing, [*IMAGES, "data.options.size=0"], "size=0"),
+    (nothing, [*IMAGES, "data.options.size=0"], "data.options.size: give the side of the images in pixels"),
     (nothing, [*IMAGES, "data.options.size=abc"], "data.options.size: input should be a valid integer"),
     (nothing, [*IMAGES, "data.options.scale=sined"], "did you mean 'signed'?"),
     (nothing, [*IMAGES, "data.options.size=8"], "does not take the data's images [3, 8, 8]"),
     (cut("set/data-00000-of-00001.arrow"), DISK, "no whole data set"),
     (write("set/state.json", "{}"), DISK, "no whole data set"),
     (nothing, [*DISK, "data.path=images"], "no whole data set"),
+    (pipe_for("images/a/1.png"), IMAGES, "cannot read images/a/1.png as an image (1.png is no file)"),
+    (loop("images/a/1.png"), IMAGES, "Too many levels of symbolic links"),
+    (image(13000, 13000), IMAGES, "Image size (169000000 pixels) exceeds limit"),
+    (nothing, [*IMAGES, "data.options.size=200000"], "give the side of the images in pixels, from 1 to 8192"),
+    (nothing, [*IMAGES, f"data.options.size={10**30}"], "data.options.size"),
+    # names that no file can have, links to themselves, pipes
+    (nothing, [*IMAGES, f"data.path={LONG}"], "data.path: cannot look for 'xxx"),
+    (nothing, [*DISK, f"data.path={LONG}"], "data.path: cannot look for 'xxx"),
+    (nothing, [*D, f"models.student.path={LONG}"], "models.student: path: cannot look for 'xxx"),
+    (nothing, [*M, f"models.teacher.path={LONG}"], "models.teacher: cannot load 'xxx"),
+    (nothing, [*P, 'data.path="a\\0b"'], "data.path: no such file"),
+    (loop("rows.npz"), P, "data.path: no such file: rows.npz"),
+    (loop("encoder"), D, "encoder: no such folder"),
+    (pipe_for("rows.npz"), P, "data.path: no such file: rows.npz"),
     # folders to write
+    (loop("out"), P, "out: out is a file; choose a folder"),
     (nothing, [*P, "out=file"], "out: file is a file; choose a folder"),
     (nothing, [*R, "out=file/x"], "is a file; choose a folder"),
     (nothing, [*P, "out=" + "x" * 300], "can be no folder"),
@@ -246,6 +339,36 @@ CASES: list[tuple[Break, list[str], str]] = [
     (strange("encoder/model.safetensors"), D, "its weights are another network's"),
     (nothing, [*D, "models.student.options.seed=a"], "models.student.options.seed: input should be a valid integer"),
     (nothing, [*D, "models.student.options.class=2"], "did you mean 'classes'?"),
+    (poison("weights.safetensors", float("nan")), WEIGHTS, "models.student: '1.bias' holds NaN or infinity"),
+    (poison("encoder/model.safetensors", float("inf")), D, "holds NaN or infinity"),
+    (poison(BIN, float("nan")), M, "models.teacher: 'net.conv_in.bias' holds NaN or infinity"),
+    (lambda: torch.save({}, "w.pt"), [*P, "models.student.weights=w.pt"], "w.pt is pickled, and nothing is unpickled"),
+    (lambda: torch.save({}, "w.pt"), [*P, "models.student.path=w.pt"], "w.pt is pickled, and nothing is unpickled"),
+    (lambda: torch.save({}, "w.pt"), [*D, "models.student.path=w.pt"], "w.pt is pickled, and nothing is unpickled"),
+    (lambda: torch.save({}, "w.pt"), [*M, "models.teacher.path=w.pt"], "w.pt is pickled, and nothing is unpickled"),
+    (pickled("encoder/model.safetensors", "pytorch_model.bin"), D, "pytorch_model.bin is pickled"),
+    (pickled(BIN, "diffusion_pytorch_model.bin"), M, "diffusion_pytorch_model.bin is pickled"),
+    (pickled(BIN, "diffusion_pytorch_model.bin"), UNET, "diffusion_pytorch_model.bin is pickled"),
+    (write("x.gguf", "garbage"), [*D, "models.student.path=x.gguf"], "does not start with the GGUF magic bytes"),
+    (write("x.gguf", b"GGUF\3\0\0\0" + bytes(8) + b"\xff" * 7), [*D, "models.student.path=x.gguf"], "no tokenizer"),
+    (tokenizer({"good": 2, "bad": 900}), D, "its tokenizer has the id 900 ('bad'), the model 4 embeddings"),
+    (nothing, [*D, f"models.student.options.seed={2**70}"], "models.student.options.seed: give a whole number from 0"),
+    (nothing, [*D, f"models.student.options.classes={10**12}"], "give their number, from 2 to"),
+    (nothing, [*P, "models.student.options.hidden=[100000000000]"], "can't allocate memory"),
+    # a user's own modules
+    (module("own_dict", "def make(): return {}"), "own_dict", "needs a Module here, got a dict"),
+    (module("own_key", "def make(): raise KeyError('x')"), "own_key", "(KeyError: 'x'; own_key.py:3)"),
+    (module("own_exit", "def make(): raise SystemExit(0)"), "own_exit", "(SystemExit: 0; own_exit.py:3)"),
+    (module("own_memory", "def make(): raise MemoryError"), "own_memory", "(MemoryError; own_memory.py:3)"),
+    (module("own_file", "def make(): open('absent')"), "own_file", "models.student.options: own_file:make does not"),
+    (module("own_import", "1 / 0"), "own_import", "cannot import 'own_import:make' (division by zero; own_import"),
+    (module("own_left", "raise SystemExit(0)"), "own_left", "models.student.path: cannot import 'own_left:make'"),
+    (module("own_deep", "def make(): return make()"), "own_deep", "maximum recursion depth exceeded"),
+    (module("own_meta", "def make(): return nn.Linear(16, 3, device='meta')"), "own_meta", "has no values yet"),
+    (module("own_lookup", net("return {}['a']")), "own_lookup", "does not take the data's images"),
+    (module("own_table", net("return {'logits': x}")), "own_table", "gives a dict for images"),
+    (module("own_none", net("return None")), "own_none", "gives a NoneType for images"),
+    (module("own_nan", net("return self.l(x.flatten(1)) * float('nan')")), "own_nan", "gives NaN for the data's first"),
     # diffusers
     (write("pipe/model_index.json", "{"), M, "pipe/model_index.json: not JSON"),
     (remove("pipe/unet"), M, "diffusers cannot load it"),
@@ -268,6 +391,8 @@ CASES: list[tuple[Break, list[str], str]] = [
 @pytest.mark.parametrize(("damage", "arguments", "words"), CASES, ids=lambda v: v if isinstance(v, str) else "")
 def test_one_line_says_what_is_broken(damage, arguments, words, folder, capsys):
     damage()
+    if isinstance(arguments, str):  # the module of a factory
+        arguments = [*P, f"models.student={{kind: torch, path: '{arguments}:make'}}"]
     before = sorted(p for p in folder.rglob("*") if p.name != "__pycache__")
     with pytest.raises(SystemExit) as left:
         main(arguments)
@@ -329,3 +454,14 @@ def test_every_tracker_names_an_extra_that_installs_it(folder, monkeypatch):
             run._plan({**PLAN, "trackers": [name]})
         extra = str(refused.value).split("redistill[")[1].split("]")[0]
         assert any(need.startswith(name) for need in extras["optional-dependencies"][extra])
+
+
+@pytest.mark.parametrize("kind", ["uint16", "uint64", "bool", "int8", "uint8", ">i8", ">i4", "float16"])
+def test_labels_of_every_kind_are_the_same_labels(kind):
+    from redistill.core.source import table
+    from redistill.data.doors import numbers
+
+    label = np.arange(4) % 2
+    found = table(numbers({"image": IMAGE.astype(">f8"), "label": label.astype(kind)})).__getitems__([0, 1, 3])
+    assert found["label"].dtype == torch.int64 and found["label"].tolist() == [0, 1, 1]
+    assert found["image"].dtype == torch.float32

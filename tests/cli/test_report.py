@@ -30,6 +30,20 @@ def test_compare_shows_both_systems(capsys):
             command(["compare", *wrong])
 
 
+def test_the_doctor_calls_a_package_that_cannot_be_imported_broken(tmp_path, monkeypatch, capsys):
+    (tmp_path / "torn.py").write_text("print('loud')\nfrom torch import nothing_of_this_name\n")
+    (tmp_path / "lacks.py").write_text("import absent_dependency\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(
+        "redistill.cli.doctor.EXTRAS", {"a": ("torn",), "b": ("lacks",), "c": ("no_such",), "d": ("json",)}
+    )
+    assert command(["doctor"]) == 0
+    a, b, c, d = capsys.readouterr().out.splitlines()[3:]
+    assert "broken torn: import failed (cannot import name 'nothing_of_this_name'" in a
+    assert "broken lacks: import failed (No module named 'absent_dependency'" in b
+    assert c.endswith("missing no_such: pip install 'redistill[c]'") and d.split() == ["d", "ok"]
+
+
 def test_the_doctor_names_torch_and_every_extra(capsys):
     assert command(["doctor"]) == 0
     shown = capsys.readouterr().out

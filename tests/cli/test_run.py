@@ -174,7 +174,7 @@ def test_sdft_from_json_lines_to_a_transformers_folder(folder):
             {},
             r"row 1: its prompt with the demonstration has 1\d+ tokens, the model 256",
         ),
-        ({}, {"max_length": 0}, "data: max_length=0; give a number of tokens"),
+        ({}, {"max_length": 0}, "data.options.max_length: max_length=0; give a number of tokens"),
         ({}, {"max_lenght": 9}, "data.options.max_lenght: unknown option 'max_lenght'; did you mean 'max_length'"),
     ],
 )
@@ -182,6 +182,13 @@ def test_mistakes_in_demonstrations_are_one_line(folder, change, options, part):
     file = demonstrations(folder, change, options)
     with pytest.raises(UserError, match=part):
         command(["run", file])
+    assert not (folder / "out").exists()
+
+
+def test_answers_of_which_nothing_is_left_are_refused(folder):
+    file = demonstrations(folder, {}, {})
+    with pytest.raises(UserError, match="skip_tokens: 50 leaves nothing of answers of"):
+        command(["run", file, "options.skip_tokens=50"])
     assert not (folder / "out").exists()
 
 

@@ -85,8 +85,9 @@ class Engine:
         self.method, self.plan, self.folder = method, plan, folder
         self.augment = augment or (lambda batch, now: batch)
         self.world = World(plan.device)
-        unknown = set(plan.turns) - set(method.trains)
-        if unknown:
+        if not isinstance(method, Method):
+            raise UserError(f"a {type(method).__name__} is no Method; wrap it, as Classification(it)", place="method")
+        if unknown := set(plan.turns) - set(method.trains):
             raise UserError(f"unknown turns {sorted(unknown)}; valid: {sorted(method.trains)}", place="plan.turns")
         self.batches = Batches(data, plan, self.world)
         method.check({**self.batches.table.__getitems__([0]), "index": torch.zeros(1, dtype=torch.int64)})
@@ -94,13 +95,12 @@ class Engine:
         self._place()
         self.optimizers = {turn: plan.optim(turn).build(self.roles.parameters(turn)) for turn in method.trains}
         self.now = Progress(seed=plan.seed, steps=plan.steps or 1, device=self.world.device)
-        self.drawn = 0  # global batches
         fresh = max(1, sum(not isinstance(turn, Again) for turn in self.roles.turns(self.now)))  # batches of a step
         self.now.steps = self.steps = plan.steps or max(1, (plan.epochs or 1) * self.batches.per_epoch // fresh)
         self.now.epochs = plan.epochs or max(1, math.ceil(self.steps * fresh / self.batches.per_epoch))
         self.history: list[dict[str, Any]] = []
         self.observers: list[Any] = []
-        self.window, self.seconds = Window(), 0.0
+        self.window, self.seconds, self.drawn = Window(), 0.0, 0  # drawn: global batches
         self._micros: list[Micro] = []
         self._stop, self._asked = threading.Event(), False  # this rank is asked to stop; some rank was
         self.pace, self._due = checkpoint.Pace(), False  # by the clock of rank 0

@@ -41,6 +41,8 @@ def reading(what: str, *, place: str, remedy: str = "") -> Iterator[None]:
 
 def first_line(error: BaseException) -> str:
     """What an error says, in one line; its name where it says nothing that stands alone."""
+    if error.__cause__ is not None and "alidation error" in str(error):  # a check that names itself first
+        error = error.__cause__
     said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(": ")[:300]
     return f"{type(error).__name__}: {said}" if isinstance(error, (LookupError, SystemExit)) else said
 
@@ -48,8 +50,8 @@ def first_line(error: BaseException) -> str:
 def raised_in(error: BaseException) -> str:
     """The user's own file and line that an error rose in, to mend a network of one's own by."""
     others = (str(Path(__file__).parents[1]), str(Path(traceback.__file__).parent), "<")  # ours, Python's and packages'
-    own = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(others)]
-    own = [f for f in own if "site-packages" not in f.filename]
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if not f.filename.startswith(others) and "site-packages" not in f.filename]
     return f"; {Path(own[-1].filename).name}:{own[-1].lineno}" if own else ""
 
 

@@ -75,7 +75,7 @@ class Plan(Optim):
     batch_size: int = Field(64, gt=0, description="rows of a global batch: over all ranks and micro-batches")
     accumulate: int = Field(1, gt=0, description="micro-batches that a rank's part is cut into")
     drop_last: bool = False
-    workers: int = Field(0, ge=0, description="processes that load data")
+    workers: int = Field(0, ge=0, le=64, description="processes that load data")
     turns: dict[str, dict[str, Any]] = {}
     precision: Literal["fp32", "bf16"] = "fp32"
     parallel: Literal["replicate", "shard"] = "replicate"

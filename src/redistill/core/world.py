@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from redistill.core.errors import UserError
+from redistill.core.errors import UserError, reading
 from redistill.core.progress import Rows
 
 _BUCKET = 32 * 2**20  # bytes of gradients that travel together
@@ -25,8 +25,8 @@ class World:
     """The processes of this run and the device of this one."""
 
     def __init__(self, device: str = "auto") -> None:
-        if device.startswith("cuda") and not torch.cuda.is_available():
-            raise UserError(f"{device!r} is not available here; write cpu or auto", place="plan.device")
+        with reading(f"{device!r} is not available here", place="plan.device", remedy="write cpu or auto"):
+            torch.zeros(1, device=None if device == "auto" else device)
         launched = _launched()
         # without cpu=True Accelerate joins no group where there is no accelerator, and says nothing
         if device == "auto" and not torch.accelerator.is_available():

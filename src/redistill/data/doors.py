@@ -74,12 +74,25 @@ def _numbers(name: str, column: Any) -> Any:
     if column.dtype.kind == "U":
         shown = f"column {name!r} is text, as {str(column.flat[0])[:40]!r}" if column.size else f"{name!r} is text"
         raise UserError(f"{shown}; a network takes numbers: leave it out, or number its classes from 0", place="data")
-    if column.dtype.kind != "f":
-        return column
+    if name == "label" and column.ndim != 1:
+        raise UserError(f"labels {list(column.shape)}; give one whole number a row", place="data")
+    if column.dtype.kind in "biu":
+        return _whole(name, column)
+    with np.errstate(over="ignore"):  # what float32 cannot hold is found below
+        column = column.astype(np.float32)
     broken = np.flatnonzero(name in READ and ~np.isfinite(column).all(axis=tuple(range(1, column.ndim))))
     if len(broken):
         shown = f"row {broken[0]} of column {name!r} is not finite, or empty"
         raise UserError(f"{shown}; leave the row out or fill it", place="data")
     if name == "label" and (column == column.round()).all():
         return column.astype(np.int64)
-    return column.astype(np.float32) if column.itemsize > 4 else column
+    return column
+
+
+def _whole(name: str, column: Any) -> Any:
+    """Whole numbers of a kind that torch computes with: labels and classes, and what is wider than a byte, as int64."""
+    import numpy as np
+
+    if column.dtype.kind == "u" and column.size and column.max() > np.iinfo(np.int64).max:
+        raise UserError(f"column {name!r} holds {column.max()}, more than 63 bits; number its values", place="data")
+    return column.astype(np.int64) if name in ("label", "condition") or column.itemsize > 1 else column

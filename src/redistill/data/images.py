@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import struct
-import zlib
+import stat
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from redistill.core.errors import UserError
+from redistill import files
+from redistill.core.errors import UserError, reading
+from redistill.core.types import Range, check
 
 _TRIED = 2000
 _ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
 _MEAN, _STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 
+Side = Annotated[int, Range("the side of the images in pixels, from 1 to 8192", 1, 8192)]
 Scale = Literal["signed", "unit", "imagenet"]
 
 
@@ -32,12 +35,9 @@ class ImageFolder:
     without images, and for a file that is no image.
     """
 
-    def __init__(self, path: str | Path, *, size: int = 32, scale: Scale = "signed") -> None:
-        if size < 1:
-            raise UserError(f"size={size}; give the side of the images in pixels", place="data.options.size")
-        self.path, self.size, self.scale = Path(path), size, scale
-        if not self.path.is_dir():
-            raise UserError(f"no such folder: {self.path}", place="data.path")
+    def __init__(self, path: str | Path, *, size: Side = 32, scale: Scale = "signed") -> None:
+        check(ImageFolder.__init__, {"size": size, "scale": scale}, "data.options")
+        self.path, self.size, self.scale = files.folder(path, "data.path"), size, scale
         self.files = sorted(f for f in self.path.rglob("*") if f.suffix.lower() in _ENDINGS)
         if not self.files:
             raise UserError(f"no images in {self.path} (looked for {', '.join(sorted(_ENDINGS))})", place="data.path")
@@ -78,14 +78,13 @@ class ImageFolder:
 @contextlib.contextmanager
 def _opened(file: Path) -> Iterator[Image.Image]:
     """The image in ``file``; only its head is read until its pixels are asked for."""
-    broken = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
-    try:
+    what, remedy = f"cannot read {file} as an image", "mend it or leave it out"
+    with reading(what, place="data.path", remedy=remedy), warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)  # more pixels than Pillow thinks sane
+        if not stat.S_ISREG(file.stat().st_mode):  # a pipe would be waited for
+            raise OSError(f"{file.name} is no file")
         with Image.open(file) as image:
             yield image
-    except broken as error:  # what Pillow's readers raise
-        large = isinstance(error, Image.DecompressionBombError)
-        said = getattr(error, "strerror", None) or (str(error) if large else "it is broken, or has another format")
-        raise UserError(f"cannot read {file} as an image ({said})", place="data.path") from error
 
 
 def _on_white(image: Image.Image) -> Image.Image:

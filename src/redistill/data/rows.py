@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from redistill import files
-from redistill.core.errors import UserError, need, unknown
+from redistill.core.errors import UserError, need, reading, unknown
 
 
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
@@ -110,13 +110,9 @@ def from_disk(path: str | Path, *, split: str | None = None) -> Any:
         import datasets
     except ImportError as error:
         raise need("vision", "datasets") from error
-    if not Path(path).is_dir():
-        raise UserError(f"no such folder: {path}", place="data.path")
-    try:
-        found = datasets.load_from_disk(str(path))
-    except (OSError, ValueError, KeyError, TypeError) as error:  # folders that are none, lack a key, or were cut
-        said = f"{path} holds no whole data set written by save_to_disk ({files.first_line(error)})"
-        raise UserError(said, place="data.path") from error
+    folder = files.folder(path, "data.path")
+    with reading(f"{path} holds no whole data set written by save_to_disk", place="data.path"):
+        found = datasets.load_from_disk(str(folder))
     if isinstance(found, datasets.DatasetDict):
         if split not in found:
             raise unknown("split", str(split), found, place="data.options.split")

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from redistill.core.errors import UserError
+from redistill import files
+from redistill.core.errors import UserError, reading
 from redistill.core.source import table
-from redistill.files import first_line
 
 COLUMN = "teacher_logits"
 Ask = Callable[[nn.Module, dict[str, Any]], Tensor]
@@ -72,14 +72,9 @@ def read_signals(file: str | Path, rows: int, teacher: nn.Module | None = None) 
     """The answers in ``file``, mapped from the disk. Raises :class:`UserError` when it is missing, made for another
     number of rows, or (where ``teacher`` is given) by another teacher."""
     file = _named(file)
-    try:
-        about = json.loads(file.with_suffix(".json").read_text())
-        made_by = about["teacher"]
+    with reading(f"{file} holds no teacher's answers", place=COLUMN, remedy="write_signals makes them"):
+        made_by = json.loads(file.with_suffix(".json").read_text())["teacher"]
         answers = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, KeyError, TypeError) as error:  # the last three: cut, or other JSON
-        raise UserError(
-            f"{file} holds no teacher's answers ({first_line(error)}); write_signals makes them", place=COLUMN
-        ) from error
     if len(answers) != rows:
         raise UserError(f"{file} answers {len(answers)} rows, the data has {rows}; remove it", place=COLUMN)
     if teacher is not None and made_by != fingerprint(teacher):
@@ -116,6 +111,5 @@ def _named(file: str | Path) -> Path:
     file = Path(file)
     if file.suffix != ".npy":
         raise UserError(f"{file} must end in .npy", place=COLUMN)
-    if not file.parent.is_dir():
-        raise UserError(f"no such folder: {file.parent}", place=COLUMN)
+    files.folder(file.parent, COLUMN)
     return file

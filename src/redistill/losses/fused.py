@@ -285,6 +285,8 @@ def _shares(hidden: Tensor, teacher: Tensor, mask: Tensor | None, weight: Tensor
 
 
 def _check(hidden: Tensor, head: Head, role: str) -> None:
+    if not isinstance(head, Head):
+        raise UserError(f"expected a Head, got a {type(head).__name__}; give Head.of(layer)", place=f"{role}_head")
     if head.weight.shape[-1] != hidden.shape[-1]:
         sizes = f"weight is {tuple(head.weight.shape)}, its hidden states have {hidden.shape[-1]} features"
         raise UserError(sizes, place=f"{role}_head")

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import Any, get_args
 
 import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from redistill import files
 from redistill.core.build import hints_of
-from redistill.core.errors import UserError
+from redistill.core.errors import UserError, reading
 from redistill.core.modes import evaluating
 from redistill.core.source import table
-from redistill.models.doors import raised_at
 
 WORDS = {"Denoiser": "diffusers", "CausalLm": "causal_lm"}  # class of a network -> the kind that gives one
 
@@ -44,14 +44,21 @@ def check_inputs(models: dict[str, Any], rows: Any) -> None:
 
 
 def _check_input(net: Any, image: Any, place: str) -> None:
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), evaluating(net):
-            net(image)
-    except UserError:
-        raise
-    except (RuntimeError, IndexError, TypeError, ValueError, AssertionError) as error:  # of layers, to another shape
-        why = f"{files.first_line(error)}{raised_at(error)}"
-        agree = "make its input and the data agree"
-        remedy = agree if image.is_floating_point() else "store them as float32 on its scale, as image / 255"
-        shape = list(image.shape[1:])
-        raise UserError(f"does not take the data's images {shape} ({why}); {remedy}", place=place) from error
+    agree = "make its input and the data agree"
+    remedy = agree if image.is_floating_point() else "store them as float32 on its scale, as image / 255"
+    asked = reading(f"does not take the data's images {list(image.shape[1:])}", place=place, remedy=remedy)
+    with asked, torch.no_grad(), torch.random.fork_rng(devices=[]), evaluating(net):
+        answer = net(image)
+    if not isinstance(answer, Tensor):
+        raise UserError(f"gives a {type(answer).__name__} for images; its forward must return one tensor", place=place)
+    if answer.isnan().any():
+        raise UserError("gives NaN for the data's first images; look at its weights and at their scale", place=place)
+
+
+def check_values(net: Any, place: str) -> None:
+    """Refuse a network with weights that are NaN, infinite, or not there yet (device meta)."""
+    for name, weight in net.named_parameters() if isinstance(net, nn.Module) else ():
+        if weight.is_meta:
+            raise UserError(f"{name!r} has no values yet (device meta); give it some with net.to_empty", place=place)
+        if not is_lazy(weight) and not weight.isfinite().all():
+            raise UserError(f"{name!r} holds NaN or infinity; give the weights of a run that went well", place=place)

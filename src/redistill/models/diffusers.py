@@ -16,7 +16,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from redistill import files
-from redistill.core.errors import UserError, need, unknown
+from redistill.core.errors import UserError, need, reading, unknown
 
 KINDS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
 SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
@@ -79,6 +79,8 @@ def load(folder: str | Path, scheduler: str | Path | Mapping[str, Any] | None = 
     the folder has none. Raises :class:`UserError` for anything else than such a folder, and for what no path fits.
     """
     folder, pipeline = Path(folder), None
+    if folder.is_file():
+        files.check_not_pickled(folder, str(folder), "give a diffusers folder with safetensors")
     if (folder / "model_index.json").is_file():
         files.json_table(folder / "model_index.json", str(folder))
         pipeline = _read(_diffusers().DiffusionPipeline, folder)
@@ -118,14 +120,10 @@ def _network(folder: Path) -> Any:
 
 def _read(cls: Any, folder: Path) -> Any:
     """What diffusers loads from ``folder``; what it says of a folder that it cannot read, in one line."""
-    from safetensors import SafetensorError
-
-    try:
+    for part in (folder, *(inside for inside in folder.iterdir() if inside.is_dir())):
+        files.check_not_pickled(part, str(folder), "load it once and save_pretrained(folder, safe_serialization=True)")
+    with reading("diffusers cannot load it", place=str(folder)):
         return cls.from_pretrained(folder, use_safetensors=True, local_files_only=True)
-    except ImportError as error:
-        raise UserError(f"diffusers needs another package ({files.first_line(error)})", place=str(folder)) from error
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"diffusers cannot load it: {files.first_line(error)}", place=str(folder)) from error
 
 
 def _whole(net: Any, place: Path) -> Any:

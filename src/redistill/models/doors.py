@@ -6,7 +6,6 @@ import copy
 import importlib
 import os
 import sys
-import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -45,6 +44,8 @@ class ModelSpec(BaseModel):
 
 def load_models(specs: dict[str, ModelSpec]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Role -> network, and role -> what is needed to write a student of its kind back."""
+    from redistill.models.checks import check_values
+
     models: dict[str, Any] = {}
     sources: dict[str, Any] = {}
     for role, spec in sorted(specs.items(), key=lambda item: item[1].kind == "copy"):
@@ -57,6 +58,7 @@ def load_models(specs: dict[str, ModelSpec]) -> tuple[dict[str, Any], dict[str, 
             models[role], sources[role] = with_weights(MAKERS[spec.kind](spec, place), spec, place), None
         else:
             models[role], sources[role] = _from_library(spec, place)
+        check_values(models[role], place)
     return models, sources
 
 
@@ -70,38 +72,40 @@ def make_anew(specs: dict[str, ModelSpec], role: str) -> Any:
 def _from_library(spec: ModelSpec, place: str) -> tuple[Any, Any]:
     loader = catalog.load(LIBRARIES[spec.kind])
     options = checked_options(loader, spec.options, f"{place}.options")
-    try:
-        loaded = loader(spec.path, **options)
-    except UserError as mistake:
-        raise UserError(str(mistake), place=place) from mistake
+    with reading(f"cannot load {spec.path[:60]!r}", place=place):
+        try:
+            loaded = loader(spec.path, **options)
+        except UserError as mistake:
+            raise UserError(str(mistake), place=place) from mistake
     return loaded if isinstance(loaded, tuple) else (loaded, None)
 
 
 def _timm(spec: ModelSpec, place: str) -> Any:
-    try:
-        import timm
-    except ImportError as error:
-        raise need("timm", "timm") from error
-    try:
+    with reading("the package 'timm' cannot be imported", place=place, remedy="redistill doctor says more"):
+        try:
+            import timm
+        except ModuleNotFoundError as error:
+            if error.name == "timm":
+                raise need("timm", "timm") from error
+            raise
+    with reading(f"timm cannot make {spec.path!r}", place=place):
         return timm.create_model(spec.path, **spec.options)
-    except (TypeError, ValueError, RuntimeError, OSError) as error:  # OSError: weights that are not here
-        raise UserError(f"timm cannot make {spec.path!r} ({files.first_line(error)})", place=place) from error
 
 
 def _torch(spec: ModelSpec, place: str) -> Any:
+    files.check_not_pickled(spec.path, f"{place}.path", f"give module:function as path, and {_SAVED} as weights")
     make = factory(spec.path, f"{place}.path")
-    try:
-        net = make(**spec.options)
-    except UserError as mistake:
-        raise UserError(str(mistake), place=f"{place}.options") from mistake
-    except (TypeError, ValueError, RuntimeError) as error:  # a size below 0, a layer that does not exist
-        why = f"{files.first_line(error)}{raised_at(error)}"
-        raise UserError(f"{spec.path} does not take these options ({why})", place=f"{place}.options") from error
+    with reading(f"{spec.path} does not take these options", place=f"{place}.options"):
+        try:
+            net = make(**spec.options)
+        except UserError as mistake:
+            raise UserError(str(mistake), place=f"{place}.options") from mistake
     if net is None:
         raise UserError(f"{spec.path} gives nothing; it must return the network", place=f"{place}.path")
     return net
 
 
+_SAVED = "what safetensors.torch.save_file(net.state_dict(), file) writes"
 MAKERS: dict[str, Callable[[ModelSpec, str], Any]] = {"timm": _timm, "torch": _torch}  # these take stored weights
 
 
@@ -116,28 +120,21 @@ def factory(path: str, place: str) -> Any:
         return getattr(importlib.import_module(module), name)
 
 
-def raised_at(error: BaseException) -> str:
-    """Where an error rose below the call that was tried: file and line, to mend a network of one's own by."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return f"; {Path(frames[-1].filename).name}:{frames[-1].lineno}" if len(frames) > 1 else ""
-
-
 def with_weights(net: Any, spec: ModelSpec, place: str) -> Any:
     """``net`` with the stored weights that ``spec`` names, if it names any: all of them and no others."""
     if spec.weights is None:
         return net
-    from safetensors import SafetensorError
     from safetensors.torch import load_model
 
     there = f"{place}.weights"
-    try:  # knows that tied weights are stored once
-        missing, unexpected = load_model(net, files.existing(spec.weights, there), strict=False)
-    except (OSError, SafetensorError) as error:
-        why = f"{spec.weights} is no whole safetensors file ({files.first_line(error)}); save it again"
-        raise UserError(why, place=there) from error
-    except RuntimeError as error:  # its second line names the first keys or shapes that differ
-        why = " ".join(str(error).split("\n\t")[1:2])[:200] or files.first_line(error)
-        raise UserError(f"{spec.weights} does not fit the network ({why.strip()})", place=there) from error
+    file = files.existing(spec.weights, there)
+    files.check_not_pickled(file, there, f"give {_SAVED}")
+    with reading(f"{spec.weights} is no whole safetensors file", place=there, remedy="save it again"):
+        try:  # knows that tied weights are stored once
+            missing, unexpected = load_model(net, file, strict=False)
+        except RuntimeError as error:  # its second line names the first keys or shapes that differ
+            why = " ".join(str(error).split("\n\t")[1:2])[:200] or files.first_line(error)
+            raise UserError(f"{spec.weights} does not fit the network ({why.strip()})", place=there) from error
     for what, names in (("lacks", missing), ("has the unknown", unexpected)):
         if names:
             raise UserError(f"{spec.weights} does not fit the network (it {what} {sorted(names)[0]!r})", place=there)

@@ -19,9 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from redistill import files
-from redistill.core.errors import UserError, need, unknown
+from redistill.core.errors import UserError, need, reading, unknown
+from redistill.core.types import Count, CountOrZero, Seed
 from redistill.losses.fused import Head
 
+MOST_CLASSES = 1_000_000
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -179,6 +181,11 @@ class Classifier(nn.Module):
         return self.net(input_ids=ids, attention_mask=mask).logits
 
     @property
+    def config(self) -> Any:
+        """The transformers configuration of the text model."""
+        return self.net.config.get_text_config()
+
+    @property
     def classes(self) -> dict[str, int]:
         """The name of each class and its number."""
         return dict(self.net.config.label2id)
@@ -223,10 +230,10 @@ def load_causal_lm(
     source: str | Path,
     *,
     dtype: str = "float32",
-    lora_rank: int = 0,
-    lora_alpha: int = 32,
+    lora_rank: CountOrZero = 0,
+    lora_alpha: Count = 32,
     lora_targets: str = "all-linear",
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> CausalLm:
     """A causal language model from a transformers folder, a ``.gguf`` file or a Hub name.
 
@@ -248,7 +255,7 @@ def load_causal_lm(
 
 
 def load_classifier(
-    source: str | Path, *, dtype: str = "float32", classes: int | Sequence[str] | None = None, seed: int = 0
+    source: str | Path, *, dtype: str = "float32", classes: int | Sequence[str] | None = None, seed: Seed = 0
 ) -> Classifier:  # fmt: skip
     """A sequence classifier from a transformers folder or a Hub name.
 
@@ -269,9 +276,13 @@ def load_classifier(
 
 def _named_classes(classes: int | Sequence[str]) -> dict[str, dict[Any, Any]]:
     """Both directions of the names, as a transformers configuration holds them."""
-    names = [f"LABEL_{k}" for k in range(classes)] if isinstance(classes, int) else list(classes)
+    if isinstance(classes, int):
+        names = [f"LABEL_{k}" for k in range(classes if classes <= MOST_CLASSES else 0)]
+    else:
+        names = list(classes)
     if isinstance(classes, str) or len(set(names)) != len(names) or len(names) < 2:
-        raise UserError(f"classes={classes!r}; give their number or a list of different names", place="classes")
+        what = f"their number, from 2 to {MOST_CLASSES}, or a list of different names"
+        raise UserError(f"classes={repr(classes)[:60]}; give {what}", place="classes")
     return {"id2label": dict(enumerate(names)), "label2id": {name: k for k, name in enumerate(names)}}
 
 
@@ -330,37 +341,37 @@ def _load(source: str | Path, kind: str, dtype: str, **config: Any) -> tuple[Any
         import transformers
     except ImportError:
         raise need("language", "transformers") from None
-    from huggingface_hub.errors import StrictDataclassError
-    from safetensors import SafetensorError
-
-    broken = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, StrictDataclassError,
-              SafetensorError)  # fmt: skip
     if dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES, place="dtype")
-    path = Path(source)
-    _check_source(path)
+    path, place = Path(source), str(source)[:200]
+    with reading(f"cannot look for {place[:60]!r}", place="path"):
+        _check_source(path)
     if (path / "config.json").is_file():
-        files.json_table(path / "config.json", str(source))
-    where, extra = (str(path.parent), {"gguf_file": path.name}) if path.suffix == ".gguf" else (str(source), {})
-    try:
+        files.json_table(path / "config.json", place)
+    where, extra = str(source), dict[str, Any]()
+    if path.suffix == ".gguf":
+        where, extra = str(path.parent), {"gguf_file": path.name}
+    with reading("no tokenizer that transformers can read", place=place, remedy="save one beside the model"):
         tokenizer = transformers.AutoTokenizer.from_pretrained(where, **extra)
-    except broken as error:
-        message = f"no tokenizer that transformers can read; save one beside the model ({files.first_line(error)})"
-        raise UserError(message, place=str(source)) from None
-    try:
+    stored = extra or {"use_safetensors": True}  # or it would unpickle
+    with reading("transformers can't load it", place=place):
         net, report = getattr(transformers, kind).from_pretrained(
-            where, dtype=DTYPES[dtype], output_loading_info=True, **extra, **config
+            where, dtype=DTYPES[dtype], output_loading_info=True, **stored, **config
         )
-    except broken as error:
-        raise UserError(f"transformers can't load it: {_told(error)}", place=str(source)) from None
-    _check_weights(net, kind, report["missing_keys"], str(source))
+        _check_weights(net, kind, report["missing_keys"], place)
+        _check_ids(tokenizer, net, place)
     return net, tokenizer
 
 
-def _told(error: BaseException) -> str:
-    """The cause of an error in one line: a check of a configuration names itself first, then the cause."""
-    cause = error.__cause__ if "alidation error" in str(error) else None
-    return files.first_line(error if cause is None else cause)
+def _check_ids(tokenizer: Any, net: Any, place: str) -> None:
+    """Refuse a tokenizer with ids that the network has no embedding for. Marks that were added to its words and are
+    in no text may lie beyond, as transformers adds some by itself."""
+    added, fill = tokenizer.get_added_vocab(), tokenizer.pad_token or tokenizer.eos_token
+    ids = {word: i for word, i in tokenizer.get_vocab().items() if word not in added or word == fill}
+    last, known = max(ids, key=lambda word: ids[word]), net.get_input_embeddings().weight.shape[0]
+    if ids[last] >= known:
+        said = f"its tokenizer has the id {ids[last]} ({last!r}), the model {known} embeddings"
+        raise UserError(f"{said}; give the tokenizer that belongs to it, or resize_token_embeddings", place=place)
 
 
 def _check_weights(net: Any, kind: str, missing: Iterable[str], place: str) -> None:
@@ -381,6 +392,7 @@ def _check_source(path: Path) -> None:
         raise UserError(
             "not a model folder: it has no config.json; save one with model.save_pretrained", place=str(path)
         )
+    files.check_not_pickled(path, str(path), "convert it: AutoModel.from_pretrained(...).save_pretrained(folder)")
     if path.is_dir() and not any((path / name).is_file() for name in _TOKENIZER_FILES):
         raise UserError("no tokenizer beside the model; save one there with tokenizer.save_pretrained", place=str(path))
     if not path.exists() and (path.is_absolute() or len(path.parts) != 2):
@@ -398,9 +410,5 @@ def _with_adapter(net: Any, rank: int, alpha: int, targets: str, seed: int) -> A
     config = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=modules, task_type="CAUSAL_LM")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        try:
+        with reading(f"no layer is called so, or takes rank {rank}: {targets!r}", place="lora_targets"):
             return peft.get_peft_model(net, config)
-        except ValueError as error:
-            raise UserError(
-                f"no layer is called so: {targets!r} ({files.first_line(error)})", place="lora_targets"
-            ) from None

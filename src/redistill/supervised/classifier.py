@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from redistill.core import Loss, Method, Progress, UserError
+from redistill.core.errors import nearest
 from redistill.core.method import Batch
 from redistill.core.modes import evaluating
 from redistill.losses.precision import raised
@@ -19,6 +20,9 @@ from redistill.supervised.weights import Answers, Equal, SampleWeight
 
 def logits(network: nn.Module, batch: Batch) -> Tensor:
     """Scores [B, C] of the rows of ``batch`` (``image``, or ``ids`` and ``mask`` of a text), at least float32."""
+    if not {"image", "ids"} & set(batch):
+        said = "a classifier reads the column 'image', or 'ids' and 'mask' of a text"
+        raise UserError(f"{said}; {nearest('image', set(batch) - {'index', 'label'})}", place="data")
     z = network(batch["image"]) if "image" in batch else network(batch["ids"], batch.get("mask"))
     return raised(z)
 

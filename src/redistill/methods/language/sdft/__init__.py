@@ -19,6 +19,7 @@ here it does not count. The code averages w_t over an answer before it weighs it
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, Literal
 
 from torch import Tensor
@@ -71,6 +72,8 @@ class Sdft(Method):
 
     def loss(self, turn: str, batch: dict[str, Any], now: Progress) -> Loss:
         active = skip_first(batch["completion_mask"], self.skip_tokens)  # [B, T]
+        if not active.any():
+            warnings.warn(f"no answer is longer than skip_tokens={self.skip_tokens}; lower it", stacklevel=2)
         scores = context_scores(self.student, self.teacher, batch, active)
         student, teacher = (z / self.temperature for z in scores)  # [N, V] each
         weight = self.importance(student, batch, active)
@@ -94,9 +97,12 @@ class Sdft(Method):
         self.teacher.update(self.student)
 
     def check(self, batch: dict[str, Any]) -> None:
-        """Also refuse an empty prompt or context, rows that leave no room for a rollout, and a student whose vocabulary
-        was changed after its teacher was made."""
+        """Also refuse an empty prompt or context, answers that are skipped whole, rows that leave no room for a
+        rollout, and a student whose vocabulary was changed after its teacher was made."""
         super().check(batch)
+        if self.skip_tokens >= self.max_new_tokens:
+            said = f"{self.skip_tokens} leaves nothing of answers of {self.max_new_tokens} tokens"
+            raise UserError(f"{said}; lower it, or raise max_new_tokens", place="options.skip_tokens")
         check_contexts(self.student, batch, self.max_new_tokens)
         sizes = [lm.head.weight.shape[0] for lm in (self.student, self.teacher.net)]
         if sizes[0] != sizes[1]:
