@@ -128,7 +128,7 @@ WAITING = {  # for a system that comes soon; a name goes from the list once the 
     "diffusion.pretraining": "trains the teachers of the diffusion beds; distillers of scores start from it",
     "diffusion.score": "sid, disback, emd and the other score distillers are made of it",
     "diffusion.solvers": "progressive and consistency distillation step along a teacher with them",
-    "losses.fused": "full-vocabulary distillation on policy (opsd, curio_sft) without [B, T, V]",
+    "language.policy_gradient": "sdpo, pi_distill and ovd learn from groups of rewards as grpo does",
 }
 
 

@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 from redistill.core import Loss, Plan, UserError, fit
 from redistill.core.checkpoint import Pace
 from redistill.core.world import World, leave, shard, whole
-from redistill.methods.language.sdft.rollouts import sample
+from redistill.language.rollouts import sample
 from tests.core.test_exactness import PLAN, Alone, Followed, Listed, Masked, Nothing
 from tests.core.toys import WIDTH, data, net
 

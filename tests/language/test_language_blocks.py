@@ -9,8 +9,8 @@ import torch
 
 from redistill.beds import lm as bed
 from redistill.core import UserError
-from redistill.language import contexts, tokens
-from redistill.methods.language.sdft import answers, retention, rollouts
+from redistill.language import contexts, rollouts, tokens
+from redistill.methods.language.sdft import answers, retention
 
 SMALL = dict(
     hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2, head_dim=8

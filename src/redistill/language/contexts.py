@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
-from torch import Tensor, cat, no_grad
+from torch import Tensor, cat, float32, float64, no_grad, promote_types
 
 from redistill.core.errors import UserError
-from redistill.language.tokens import pad_left, pad_right, predicting
+from redistill.core.world import is_sharded
+from redistill.language.tokens import laid_out, pad_left, pad_right, predicting
+from redistill.losses.divergences import Divergence, reduce
+from redistill.losses.fused import Head, fused_divergence
 
 Message = Mapping[str, str]
 Builder = Callable[[str, str], list[Message]]
@@ -163,16 +166,62 @@ def completion_scores(
 
 
 def context_scores(
-    student: Scorer, teacher: Scorer, batch: Mapping[str, Tensor], active: Tensor
+    student: Scorer, teacher: Scorer, batch: Mapping[str, Tensor], active: Tensor, *, output: str = "logits"
 ) -> tuple[Tensor, Tensor]:
-    """Scores [N, V] of the ``active`` completion tokens: the student's after ``prompt``, the teacher's after
-    ``context`` (no gradient).
+    """Scores [N, V] (or hidden states [N, D]) of the ``active`` completion tokens: the student's after ``prompt``, the
+    teacher's after ``context`` (no gradient).
 
     ``batch`` holds the columns of :func:`two_contexts` and ``completion`` [B, T].
     """
     with no_grad():
-        target = completion_scores(teacher, batch["context"], batch["context_mask"], batch["completion"], active)
-    return completion_scores(student, batch["prompt"], batch["prompt_mask"], batch["completion"], active), target
+        target = completion_scores(
+            teacher, batch["context"], batch["context_mask"], batch["completion"], active, output=output
+        )
+    ours = completion_scores(student, batch["prompt"], batch["prompt_mask"], batch["completion"], active, output=output)
+    return ours, target
+
+
+def context_divergence(
+    student: Any,
+    teacher: Any,
+    batch: Mapping[str, Tensor],
+    active: Tensor,
+    divergence: Divergence,
+    how: Literal["token_mean", "sequence_mean"] = "token_mean",
+) -> Tensor:
+    """How far the student after ``prompt`` is from the teacher after ``context`` on the ``active`` tokens [B, T]: one
+    number, the mean over tokens, or over answers of the means over their tokens.
+
+    Taken from hidden states and heads, so that no scores [N, V] are ever built; in the plain form where a model is
+    sharded, and for what the fused form lacks (``top_k``, ``clip``).
+    """
+    if not _fusable(divergence, student, teacher):
+        values = divergence(*context_scores(student, teacher, batch, active))
+        return reduce(laid_out(values, active), active, how=how)
+
+    h, h_teacher = context_scores(student, teacher, batch, active, output="hidden")  # [N, D] each
+    weight = _shares(active, how).to(promote_types(h.dtype, float32))
+    heads = _head(student), _head(teacher)
+    return fused_divergence(h, heads[0], h_teacher, heads[1], divergence=divergence, weight=weight, how="sum")
+
+
+def _fusable(divergence: Divergence, *models: Any) -> bool:
+    whole = divergence.top_k is None and divergence.clip is None
+    return whole and not any(is_sharded([_head(model).weight]) for model in models)
+
+
+def _head(model: Any) -> Head:
+    """The output layer of a model, or of the one that a follower holds."""
+    return model.head if hasattr(model, "head") else model.net.head
+
+
+def _shares(active: Tensor, how: str) -> Tensor:
+    """What each active token counts [N], so that the sum over all is the mean."""
+    if how == "token_mean":
+        return active.new_ones(int(active.sum()), dtype=float64) / active.sum().clamp(min=1)
+    length = active.sum(1, keepdim=True)  # [B, 1]
+    share = 1 / (length.double().clamp(min=1) * (length > 0).sum().clamp(min=1))
+    return share.expand(active.shape)[active.bool()]
 
 
 def require_teacher(score: float, floor: float, *, task: str = "the task") -> None:

@@ -166,6 +166,11 @@ class AdapterOff(nn.Module):
         with self._lm[0].without_adapter() as base:
             return base(*args, **options)
 
+    @property
+    def head(self) -> Head:
+        """The output layer, that of the model itself."""
+        return self._lm[0].head
+
 
 class Classifier(nn.Module):
     """A sequence classifier and its tokenizer: ids and mask [B, T] to logits [B, K]."""

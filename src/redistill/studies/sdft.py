@@ -23,10 +23,10 @@ from redistill.core import Method, Plan, fit
 from redistill.core.claims import headline, higher, lower, reaches, within
 from redistill.core.study import Outcome, Results, Study
 from redistill.language import contexts
+from redistill.language.rollouts import sample
 from redistill.losses.divergences import ReverseKL
 from redistill.methods.language.sdft import Sdft
 from redistill.methods.language.sdft.retention import exact_match, kl_to_base
-from redistill.methods.language.sdft.rollouts import sample
 from redistill.models.transformers import CausalLm
 from redistill.rivals.context_distillation import ContextDistillation
 from redistill.rivals.sft import SupervisedFineTuning

@@ -19,9 +19,9 @@ from redistill.beds import smollm as bed
 from redistill.core import Method, Plan, fit
 from redistill.core.study import Outcome
 from redistill.language import contexts
+from redistill.language.rollouts import answer_texts
 from redistill.methods.language.sdft.answers import mentions
 from redistill.methods.language.sdft.retention import kl_to_base
-from redistill.methods.language.sdft.rollouts import answer_texts
 from redistill.models.transformers import AdapterOff, CausalLm
 
 LONGEST = 32  # tokens of an answer

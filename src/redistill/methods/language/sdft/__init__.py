@@ -28,9 +28,9 @@ from redistill.core import Ema, Loss, Method, Progress
 from redistill.core.errors import UserError
 from redistill.core.types import Count, CountOrZero, Positive, Share
 from redistill.language.contexts import check_contexts, context_scores
+from redistill.language.rollouts import sample
 from redistill.language.tokens import laid_out, log_prob_of, skip_first
 from redistill.losses.divergences import Divergence, ForwardKL, reduce
-from redistill.methods.language.sdft.rollouts import sample
 from redistill.models.transformers import CausalLm
 
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from redistill.core.modes import evaluating
 from redistill.language.contexts import Message, completion_scores, encode_conversations
+from redistill.language.rollouts import answer_texts, sample
 from redistill.losses.divergences import ForwardKL
-from redistill.methods.language.sdft.rollouts import answer_texts, sample
 from redistill.models.transformers import AdapterOff, CausalLm
 
 

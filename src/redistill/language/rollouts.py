@@ -30,11 +30,19 @@ class Rollout(NamedTuple):
 
 
 def sample(
-    lm: CausalLm, prompt: Tensor, prompt_mask: Tensor, uniform: Tensor, *, temperature: float = 1.0, top_p: float = 1.0
+    lm: CausalLm,
+    prompt: Tensor,
+    prompt_mask: Tensor,
+    uniform: Tensor,
+    *,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
 ) -> Rollout:
     """Completions of at most T tokens for left-padded prompts [B, P], decided by ``uniform`` numbers [B, T] in [0, 1).
 
-    ``temperature=0`` is greedy. T shrinks to the longest completion (of all ranks, where ``lm`` is sharded over them).
+    ``temperature=0`` is greedy, ``top_k=0`` keeps every token. T shrinks to the longest completion (of all ranks, where
+    ``lm`` is sharded over them).
     """
     ids, logp, mask, uniform = [], [], prompt_mask, uniform.to(prompt.device)
     new, cache = prompt, lm.new_cache()
@@ -42,7 +50,7 @@ def sample(
     ends = torch.tensor(lm.eos, device=prompt.device)
     with torch.no_grad(), evaluating(lm):
         for step in range(uniform.shape[1]):
-            log_q = sampling_law(_last_scores(lm, new, mask, cache), temperature, top_p)  # [B, V]
+            log_q = sampling_law(_last_scores(lm, new, mask, cache), temperature, top_p, top_k)  # [B, V]
             token = pick(log_q, uniform[:, step]).masked_fill(ended, lm.pad)
             ids.append(token)
             logp.append(log_q.gather(1, token[:, None])[:, 0].masked_fill(ended, 0.0))
@@ -54,14 +62,17 @@ def sample(
     return Rollout(completion, until_end(completion, lm.eos), torch.stack(logp, 1))
 
 
-def sampling_law(logits: Tensor, temperature: float, top_p: float) -> Tensor:
-    """Log-probabilities [B, V] that are sampled from: tempered, cut to the smallest set of mass ``top_p``,
-    renormalised.
+def sampling_law(logits: Tensor, temperature: float, top_p: float, top_k: int = 0) -> Tensor:
+    """Log-probabilities [B, V] that are sampled from: tempered, cut to the ``top_k`` likeliest tokens (0: to none),
+    then to the smallest set of mass ``top_p``, renormalised.
     """
     logits = logits.float()
     if temperature == 0:
         best = logits.argmax(-1, keepdim=True)
         return torch.full_like(logits, -torch.inf).scatter(-1, best, 0.0)
+    if 0 < top_k < logits.shape[-1]:
+        least = logits.topk(top_k, -1).values[:, -1:]
+        logits = logits.masked_fill(logits < least, -torch.inf)
     log_q = (logits / temperature).log_softmax(-1)
     return log_q if top_p >= 1 else nucleus(log_q, top_p)
 
