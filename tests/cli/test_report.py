@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from html.parser import HTMLParser
+
 import pytest
 
 from redistill.cli.app import run as command
+from redistill.cli.report import LEGEND, formula
+from redistill.core import evidence
+from redistill.core.claims import LEAST_SEEDS, LEVEL
 from redistill.core.errors import UserError
 
 
@@ -15,6 +20,56 @@ def test_a_report_is_a_folder_that_stands_alone(tmp_path):
     assert "holds" in page and "repeated_sd_rounds.png" in page and (out / "repeated_sd_rounds.png").exists()
     with pytest.raises(UserError, match="not empty"):
         command(["report", "--out", str(out)])
+
+
+class Links(HTMLParser):
+    """What a page points at, what can be pointed at, and the tables that are not in a box that scrolls."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.to, self.ids, self.bare, self.open = [], set(), 0, []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        given = dict(attributes)
+        self.to += [given[name] for name in ("href", "src") if name in given]
+        self.ids.add(given.get("id"))
+        self.bare += tag == "table" and self.open[-1:] != ["wide"]
+        if tag == "div":
+            self.open.append(given.get("class"))
+
+    def handle_endtag(self, tag):
+        if tag == "div":
+            self.open.pop()
+
+
+def test_every_link_of_the_report_leads_somewhere_and_every_table_scrolls(tmp_path):
+    assert command(["report", "--out", str(tmp_path)]) == 0
+    found = Links((tmp_path / "index.html").read_text())
+    slugs = [file.stem for file in evidence.folder().glob("*.json")]
+    assert {f"#{slug}" for slug in slugs} <= set(found.to) and "#legend" in found.to
+    for place in found.to:
+        assert place.startswith("https://arxiv.org/") or (
+            place[1:] in found.ids if place[0] == "#" else (tmp_path / place).stat().st_size > 1000
+        ), place
+    assert len(slugs) > 20 and found.bare == 0
+
+
+def test_all_that_was_measured_is_in_the_report(tmp_path):
+    assert command(["report", "guided_targets", "--out", str(tmp_path)]) == 0
+    page, record = (tmp_path / "index.html").read_text(), evidence.read("guided_targets")
+    assert all(f"<th>{metric}</th>" in page for arm in record["table"].values() for metric in arm)
+
+
+def test_equations_have_raised_and_lowered_letters_and_no_markup_of_their_own():
+    assert formula("L_θ = x^2 < y_{i,m}") == "L<sub>θ</sub> = x<sup>2</sup> &lt; y<sub>i,m</sub>"
+
+
+def test_the_legend_explains_every_word_and_says_the_rule():
+    assert {*LEVEL, *evidence.VERDICTS, "stale"} <= set(LEGEND)
+    for kind in ("headline", "superiority"):
+        assert f"{LEVEL[kind]:.0%}".replace("%", " %") in LEGEND[kind]
+        assert {3: "three", 5: "five"}[LEAST_SEEDS[kind]] in LEGEND[kind]
 
 
 def test_compare_shows_both_systems(capsys):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import html
+import re
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,11 +14,24 @@ from redistill import files
 from redistill.core import evidence
 from redistill.core.errors import UserError
 
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
 Slugs = Annotated[list[str] | None, typer.Argument(metavar="[SLUG...]", help="systems; all that have evidence if none")]
-STYLE = """<!doctype html><meta charset="utf-8"><title>redistill: evidence</title><style>
-body{font:16px/1.5 sans-serif;max-width:70em;margin:2em auto;padding:0 1em}table{border-collapse:collapse}
-td,th{padding:.2em .8em;text-align:left;border-bottom:1px solid #ddd}img{max-width:100%}
-.holds{color:#070}.not{color:#a60}.contradicted{color:#b00}small{color:#666}</style>"""
+LEGEND = {
+    "headline": "The sentence of the paper's abstract that the study stands for: better than a rival by at least an "
+    "effect that was written down before. Judged on five seeds or more at 95 %.",
+    "superiority": "Another comparison of two arms, on three seeds or more at 90 %.",
+    "margin": "A cost or a control that stays within a margin. No gain, so it is not counted beside the headline.",
+    "threshold": "A number held against a constant: chance, a floor, a ceiling.",
+    "holds": "The mean effect reaches the least one that counts, and its one-sided bound is above zero.",
+    "not shown": "Neither that nor its opposite; also what lies on its threshold.",
+    "contradicted": "Worse beyond doubt where better was claimed.",
+    "effect ± sd": "Mean and deviation over seeds of the difference between two arms with the same seed; in percent "
+    "where it is relative to the rival.",
+    "stale": "The code has changed since it was measured; the numbers are those of the code before.",
+}
+SUB, SUP = re.compile(r"_(?:\{([^{}]*)\}|(\w+))"), re.compile(r"\^(?:\{([^{}]*)\}|(\w+))")
 
 
 def report(
@@ -33,8 +47,7 @@ def report(
     for record in records:
         for name in record.get("pictures", []):
             shutil.copyfile(evidence.folder() / record["slug"] / name, out / f"{record['slug']}_{name}")
-    page = STYLE + _contents(records) + "".join(map(_section, records))
-    (out / "index.html").write_text(page, encoding="utf-8")
+    (out / "index.html").write_text(page(records), encoding="utf-8")
     typer.echo(f"wrote {out / 'index.html'}: {len(records)} systems")
 
 
@@ -68,54 +81,47 @@ def _record(slug: str) -> dict[str, Any]:
     return record
 
 
-def _contents(records: list[dict[str, Any]]) -> str:
-    """Every system with its headline, as links into the page."""
-    rows = [
-        f'<tr><td><a href="#{r["slug"]}">{r["slug"]}</a></td><td>{html.escape(evidence.standing(r))}</td>'
-        f"<td>{html.escape((evidence.headline(r) or {'name': ''})['name'])}</td><td>{evidence.counted(r)}</td></tr>"
-        for r in records
-    ]
-    head = "<tr><th>system</th><th>headline</th><th>claim</th><th>beside it</th></tr>"
-    return f"<h1>Evidence</h1><table>{head}{''.join(rows)}</table>"
+def page(records: Sequence[Mapping[str, Any]]) -> str:
+    """Contents, legend and a section for every record, as one page that needs nothing but its pictures."""
+    from jinja2 import Template
+
+    text = Path(__file__).with_name("report.html").read_text(encoding="utf-8")
+    return Template(text, autoescape=True, trim_blocks=True).render(records=list(map(_told, records)), legend=LEGEND)
 
 
-def _section(record: dict[str, Any]) -> str:
-    told = [f"headline {evidence.standing(record)}; beside it {evidence.counted(record)}", *evidence.warnings(record)]
-    parts = [f'<h1 id="{record["slug"]}">{record["slug"]}</h1><p>{html.escape(record["question"])}</p>']
-    parts += [f"<p>{html.escape(line)}</p>" for line in told] + [_claims(record["claims"])]
-    parts += [f'<p><img src="{record["slug"]}_{name}" alt="{name}"></p>' for name in record.get("pictures", [])]
-    parts += [f"<h3>Measured</h3>{_table(record)}", _texts(record)]
-    parts += [f"<p><small>{html.escape(note)}</small></p>" for note in record["notes"]]
-    seeds = ", ".join(map(str, record["seeds"]))
-    return "".join([*parts, f"<p><small>seeds {seeds}; {record['seconds']} s; {record['command']}</small></p>"])
+def _told(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record in the words of the page."""
+    from redistill.catalog import STUDIES, entry
+
+    slug, paper = record["slug"], None if record["slug"] in STUDIES else entry(record["slug"])
+    claims = sorted(record["claims"], key=lambda c: c["kind"] != "headline")
+    metrics = list(dict.fromkeys(m for arm in record["table"].values() for m in arm))
+    return {
+        **record,
+        "title": paper.title if paper else "",
+        "arxiv": paper.arxiv if paper else "",
+        "equation": [formula(line) for line in paper.equation.split(",  ")] if paper else [],
+        "standing": evidence.standing(record),
+        "headline": (evidence.headline(record) or {"name": ""})["name"],
+        "counted": evidence.counted(record),
+        "warnings": evidence.warnings(record),
+        "claims": [{**claim, "effect": evidence.effect(claim)} for claim in claims],
+        "pictures": [f"{slug}_{name}" for name in record.get("pictures", [])],
+        "texts": record.get("texts", {}),
+        "metrics": metrics,
+        "table": [(arm, record["arms"][arm], _means(by, metrics)) for arm, by in record["table"].items()],
+    }
 
 
-def _claims(claims: list[dict[str, Any]]) -> str:
-    names = ("verdict", "kind", "claim", "effect", "the paper")
-    head = "".join(f"<th>{name}</th>" for name in names)
-    return f"<table><tr>{head}</tr>{''.join(map(_claim, claims))}</table>"
+def _means(values: Mapping[str, Sequence[float]], metrics: Sequence[str]) -> list[str]:
+    return [f"{sum(values[m]) / len(values[m]):.4g}" if m in values else "" for m in metrics]
 
 
-def _claim(c: dict[str, Any]) -> str:
-    cells = (c["kind"], html.escape(c["name"]), evidence.effect(c), f"<small>{html.escape(c['paper'])}</small>")
-    first = f'<td class="{c["verdict"].split()[0]}">{c["verdict"]}</td>'
-    return "<tr>" + first + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+def formula(line: str) -> Markup:
+    """An equation of the catalogue as HTML: ``_x``, ``_{...}`` lowered, ``^x``, ``^{...}`` raised."""
+    from markupsafe import Markup, escape
 
-
-def _table(record: dict[str, Any]) -> str:
-    """Mean over seeds of up to ten metrics of each arm."""
-    metrics = list(dict.fromkeys(m for arm in record["table"].values() for m in arm))[:10]
-    head = "<tr><th>arm</th>" + "".join(f"<th>{m}</th>" for m in metrics) + "</tr>"
-    rows = []
-    for arm, values in record["table"].items():
-        cells = [f"{sum(values[m]) / len(values[m]):.4g}" if m in values else "" for m in metrics]
-        rows.append(
-            f"<tr><td>{html.escape(record['arms'][arm])}</td>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>"
-        )
-    return f"<table>{head}{''.join(rows)}</table>"
-
-
-def _texts(record: dict[str, Any]) -> str:
-    """Answers before and after, where a study kept some."""
-    texts = record.get("texts", {})
-    return "".join(f"<h3>{html.escape(name)}</h3><pre>{html.escape(text)}</pre>" for name, text in texts.items())
+    made = str(escape(line))
+    for form, tag in ((SUB, "sub"), (SUP, "sup")):
+        made = form.sub(lambda found, tag=tag: f"<{tag}>{found[1] or found[2]}</{tag}>", made)
+    return Markup(made)
