@@ -22,7 +22,9 @@ lint: $(VENV)/dev
 docs: $(VENV)/dev
 	$(PIP) install -c constraints.txt -e '.[docs]'
 	$(BIN)/python docs/generate.py
-	$(BIN)/mkdocs build -q
+	$(BIN)/python docs/api.py
+	$(BIN)/mkdocs build -q --strict
+	$(BIN)/linkchecker --no-status site/index.html
 
 bench: $(VENV)/dev
 	$(PIP) install -c constraints.txt -e '.[bench]'

@@ -5,6 +5,7 @@ python docs/generate.py            # docs/index.md, docs/systems/*.md, and the t
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,17 @@ from redistill.catalog import FACETS, QUESTIONS, STUDIES, Entry, bibtex, entries
 from redistill.core import evidence
 
 ROOT = Path(__file__).parents[1]
-INDEX = "# redistill\n\nThe systems, and the [words](systems/taxonomy.md) they are filed by."
+INDEX = """# redistill
+
+[Your own models](own_models.md), [a method and its hooks](method.md), every [class and function](api/redistill.html);
+the systems, and the [words](systems/taxonomy.md) they are filed by."""
+BUILT = re.compile(r"\d+ of \d+ systems are built")
 OPEN, CLOSE = "<!-- systems: written by docs/generate.py -->", "<!-- /systems -->"
 
 
 def systems_table(*, link: bool = False) -> str:
     """All systems by group, each with its kind and its standing; ``link`` leads to their pages."""
-    built = sum(e.status == "built" for e in entries())
-    parts = [f"{built} of {len(entries())} systems are built."]
+    parts = [f"{built()}."]
     for group, meaning in vocabulary("group").items():
         rows = [f"| {_name(e.slug, link)} | {e.title} | {e.kind} | {standing(e)} |" for e in entries(group=[group])]
         head = [f"**{group}**: {meaning}", "", "| system | paper | kind | headline |", "|---|---|---|---|"]
@@ -29,6 +33,11 @@ def systems_table(*, link: bool = False) -> str:
     head = ["**studies of no one system**", "", "| study | what it does | headline |", "|---|---|---|"]
     parts.append("\n".join([*head, *more]))
     return "\n\n".join(parts) + "\n"
+
+
+def built() -> str:
+    """How many of the catalogue's systems work, for the README's first lines and its table."""
+    return f"{sum(e.status == 'built' for e in entries())} of {len(entries())} systems are built"
 
 
 def _name(slug: str, link: bool) -> str:
@@ -157,7 +166,7 @@ def main() -> None:
     (docs / "index.md").write_text(f"{INDEX}\n\n{systems_table(link=True)}")
     readme = ROOT / "README.md"
     if OPEN in readme.read_text():
-        readme.write_text(between_markers(readme.read_text(), systems_table()))
+        readme.write_text(BUILT.sub(built(), between_markers(readme.read_text(), systems_table())))
 
 
 if __name__ == "__main__":

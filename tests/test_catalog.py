@@ -284,6 +284,11 @@ def test_only_what_stands_between_the_markers_is_rewritten(docs):
     assert docs.between_markers(docs.between_markers(text, "new"), "new") == docs.between_markers(text, "new")
 
 
+def test_the_readme_says_how_many_systems_are_built(docs):
+    told = docs.BUILT.findall((ROOT / "README.md").read_text())
+    assert told == [f"{len(BUILT)} of 119 systems are built"] * 2 == [docs.built()] * 2
+
+
 def test_the_taxonomy_names_every_word(docs):
     told = docs.taxonomy()
     assert all(f"| `{word}` |" in told for facet in FACETS for word in vocabulary(facet))

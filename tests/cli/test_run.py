@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +20,7 @@ import redistill
 from redistill.cli.app import run as command
 from redistill.core import Plan, fit
 from redistill.core.errors import UserError
+from redistill.models import doors
 from redistill.models.nets import mlp
 from redistill.supervised.classifier import Classification
 
@@ -75,6 +78,23 @@ def test_a_recipe_trains_saves_and_resumes(folder):
     with pytest.raises(UserError, match="holds another run"):
         command(["run", file])
     assert command(["run", file, "plan.steps=4", "options.rectifier.alpha=0.2", "--resume"]) == 0
+
+
+def test_the_readme_of_a_student_runs_in_a_fresh_process(folder):
+    assert command(["run", str(recipe(folder)), "plan.steps=1"]) == 0
+    weights = safetensors.torch.load_file("out/student/model.safetensors")
+    code = (folder / "out" / "student" / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    told = subprocess.run([sys.executable, "-c", code], cwd="out/student", capture_output=True, text=True, check=True)
+    net = mlp(16, 3, [8])
+    net.load_state_dict(weights)
+    numbers = [float(number) for number in re.findall(r"-?\d+\.\d+(?:e-?\d+)?", told.stdout)]
+    assert numbers == pytest.approx(net(torch.zeros(1, 1, 4, 4))[0].tolist(), abs=1e-3)
+
+
+def test_a_student_of_a_methods_own_making_gets_no_call_that_would_fail(tmp_path):
+    spec = doors.ModelSpec(kind="torch", path=NET, options={"inputs": 4, "outputs": 2})
+    doors.save_student(torch.nn.Sequential(torch.nn.Linear(4, 2)), None, tmp_path, 1, spec=spec)
+    assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
 
 
 def test_a_recipe_changes_its_training_images(folder):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from redistill.core import UserError
 from redistill.models import transformers as door
+from redistill.models.doors import ModelSpec, save_student
 
 CHATML = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{% endfor %}"
@@ -154,6 +158,30 @@ def test_saved_adapter_alone_loads_with_peft(folder, tmp_path):
     again = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder), tmp_path)
     ids = prompt(student, "the lazy dog")[0]
     torch.testing.assert_close(again(ids).logits, student.logits(ids))
+
+
+def test_the_readmes_of_students_run_in_a_fresh_process(folder, tmp_path):
+    from transformers import BertConfig, BertForSequenceClassification
+
+    config = BertConfig(
+        vocab_size=len(byte_level("the lazy dog")), num_labels=3, hidden_size=16, num_hidden_layers=1,
+        num_attention_heads=2, intermediate_size=16,
+    )  # fmt: skip
+    BertForSequenceClassification(config).save_pretrained(tmp_path / "bert")
+    byte_level("the lazy dog").save_pretrained(tmp_path / "bert")
+    students = {
+        "plain": (door.load_causal_lm(folder), True), "merged": (door.load_causal_lm(folder, lora_rank=4), True),
+        "adapter": (door.load_causal_lm(folder, lora_rank=4), False),
+        "classifier": (door.load_classifier(tmp_path / "bert"), True),
+    }  # fmt: skip
+    spec = ModelSpec(kind="causal_lm", path=str(folder))
+    for name, (student, merge) in students.items():
+        save_student(student, None, tmp_path / name, 1, spec=spec, merge=merge)
+    run = "import os, sys\nfor name in sys.argv[1:]:\n    os.chdir(name); code = open('README.md').read()\n"
+    run += "    exec(code.split('```python')[1].split('```')[0]); print('ran', name)\n"
+    command = [sys.executable, "-c", run, *(str(tmp_path / name) for name in students)]
+    told = subprocess.run(command, capture_output=True, text=True)
+    assert told.stdout.count("ran ") == len(students), told.stderr[-2000:]
 
 
 def test_generate_is_greedy_by_default(lm):

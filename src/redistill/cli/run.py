@@ -89,7 +89,10 @@ def _train(wanted: Recipe, cls: Any, roles: list[str], resume: bool, *, until: i
     chosen = best.give(done.student) if best else 0
     summary(wanted.out / "run.json", done, chosen or last, method=wanted.method, rows=len(table(rows)))
     source, target = sources.get("student"), wanted.out / "student"
-    how = doors.save_student(done.student, source, target, options.get("steps", 1), merge=wanted.merge)
+    how = doors.save_student(
+        done.student, source, target, options.get("steps", 1), merge=wanted.merge,
+        spec=doors.origin(wanted.models, "student"), shape=_shape(rows),
+    )  # fmt: skip
     return f"student after {last} steps{f', as it was after {chosen}' if chosen else ''}: {how}"
 
 
@@ -139,6 +142,14 @@ def _watchers(wanted: Recipe, plan: Any, method: Any, rows: Any, held_out: Any) 
 
         observers.append(Samples(method, rows, wanted.watch.samples, wanted.out / "samples", due))
     return observers, best
+
+
+def _shape(rows: Any) -> tuple[int, ...] | None:
+    """Of one picture, without the row, where the rows hold pictures."""
+    from redistill.core.source import table
+
+    first = table(rows).__getitems__([0])
+    return tuple(first["image"].shape[1:]) if "image" in first else None
 
 
 def _call(wanted: Recipe, procedure: Any, roles: list[str], resume: bool) -> str:

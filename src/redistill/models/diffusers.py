@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from redistill import files
 from redistill.core.errors import UserError, need, reading, unknown
+from redistill.models import usage as readme
 
 KINDS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
 SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
@@ -253,7 +254,7 @@ def save(network: Network, folder: str | Path, *, steps: int, sampling: Sampling
         net.save_pretrained(folder / network.role)
         scheduler.save_pretrained(folder / "scheduler")
         usage = _loop(network, net, scheduler, steps)
-    (folder / "README.md").write_text(f"# A student of {steps} step{'s' * (steps > 1)}\n\n```python\n{usage}\n```\n")
+    readme.write(folder, f"A student of {steps} step{'s' * (steps > 1)}", usage)
     return folder
 
 

@@ -6,7 +6,7 @@ import copy
 import importlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from redistill import catalog, files
 from redistill.core.build import checked_options, one_of
 from redistill.core.errors import UserError, need, reading, unknown
+from redistill.models import usage
 
 # A kind of another library: its loader, (path, **options) -> a network, or that and what it is written back with.
 LIBRARIES: dict[str, str] = {
@@ -62,11 +63,16 @@ def load_models(specs: dict[str, ModelSpec]) -> tuple[dict[str, Any], dict[str, 
     return models, sources
 
 
-def make_anew(specs: dict[str, ModelSpec], role: str) -> Any:
-    """A network as the recipe's loader makes that of ``role``, without stored weights."""
+def origin(specs: dict[str, ModelSpec], role: str) -> ModelSpec:
+    """Where the network of ``role`` comes from in the end, if it is the copy of another."""
     while specs[role].kind == "copy":
         role = specs[role].path
-    return load_models({role: specs[role].model_copy(update={"weights": None})})[0][role]
+    return specs[role]
+
+
+def make_anew(specs: dict[str, ModelSpec], role: str) -> Any:
+    """A network as the recipe's loader makes that of ``role``, without stored weights."""
+    return load_models({role: origin(specs, role).model_copy(update={"weights": None})})[0][role]
 
 
 def _from_library(spec: ModelSpec, place: str) -> tuple[Any, Any]:
@@ -157,8 +163,19 @@ def check_merge(student: Any, merge: bool) -> None:
         )
 
 
-def save_student(student: Any, source: Any, folder: Path, steps: int, *, merge: bool = True) -> str:
-    """Write a student as its own library stores it, or (not ``merge``) its adapter alone; returns how to load it."""
+def save_student(
+    student: Any,
+    source: Any,
+    folder: Path,
+    steps: int,
+    *,
+    spec: ModelSpec,
+    shape: Sequence[int] | None = None,
+    merge: bool = True,
+) -> str:
+    """Write a student as its own library stores it, or (not ``merge``) its adapter alone, with a README that loads and
+    calls it; returns how to load it. ``spec``: where it came from; ``shape``: of the pictures that it reads, if any.
+    """
     if source is not None:
         from redistill.models import diffusers
 
@@ -166,12 +183,23 @@ def save_student(student: Any, source: Any, folder: Path, steps: int, *, merge: 
         return f"a diffusers folder; {folder / 'README.md'} says how to sample"
     if not merge:
         student.save(folder, merge=False)
+        base = str(Path(spec.path).resolve()) if Path(spec.path).exists() else spec.path
+        usage.write(folder, "An adapter", usage.ADAPTER.format(base=base))
         return f"a peft adapter: PeftModel.from_pretrained(base, {str(folder)!r})"
     if hasattr(student, "save"):
         student.save(folder)
+        usage.write(folder, "A student", usage.CAUSAL_LM if hasattr(student, "generate") else usage.CLASSIFIER)
         return f"a transformers folder: from_pretrained({str(folder)!r})"
     from safetensors.torch import save_model
 
     folder.mkdir(parents=True, exist_ok=True)
     save_model(student, str(folder / "model.safetensors"))
+    if _is_as_made(student, spec):  # a method may export a network of its own making
+        usage.write(folder, "A student", usage.plain(spec.kind, spec.path, spec.options, shape))
     return f"weights for load_state_dict: {folder / 'model.safetensors'}"
+
+
+def _is_as_made(student: Any, spec: ModelSpec) -> bool:
+    """Whether the factory of ``spec`` makes a network that takes the weights of ``student``."""
+    made = make_anew({"student": spec}, "student")
+    return type(made) is type(student) and made.state_dict().keys() == student.state_dict().keys()
