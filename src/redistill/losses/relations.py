@@ -15,7 +15,11 @@ from redistill.losses.precision import in_float32
 
 
 def distances(f: Tensor, eps: float = 1e-12) -> Tensor:
-    """Euclidean distances [B, B], divided by the mean of those above zero. Rows that coincide give no gradient."""
+    """Euclidean distances [B, B], divided by the mean of those above zero.
+
+    Differs from the released RKD: two rows that coincide are at distance 0, count in no mean and give no gradient;
+    there they are 1e-6 apart and count.
+    """
     squared = (f[:, None] - f[None]).square().sum(-1)
     apart = squared > eps
     d = torch.where(apart, squared, torch.ones_like(squared)).sqrt() * apart

@@ -9,6 +9,9 @@ else (Yuan et al. 2020).
 
 As in the authors' code the probabilities are softened, not their logarithms, and the student is not: with tau = 20 the
 target is almost uniform, and the loss that of label smoothing by ``share`` but for a constant.
+
+Differs from the authors' code: that takes the mean over classes as well as rows, so a C-th of the KL, times a
+multiplier to be tuned; here the KL is whole, and ``share`` alone weighs it.
 """
 
 from __future__ import annotations
