@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
+import yaml
 
 from redistill.cli.app import run as command
 from redistill.cli.report import LEGEND, formula
@@ -97,6 +100,33 @@ def test_the_doctor_calls_a_package_that_cannot_be_imported_broken(tmp_path, mon
     assert "broken torn: import failed (cannot import name 'nothing_of_this_name'" in a
     assert "broken lacks: import failed (No module named 'absent_dependency'" in b
     assert c.endswith("missing no_such: pip install 'redistill[c]'") and d.split() == ["d", "ok"]
+
+
+def test_compare_trains_systems_by_one_recipe_on_equal_rows_and_updates(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    np.savez("rows.npz", image=rng.random((40, 1, 4, 4), dtype=np.float32), label=np.arange(40) % 3)
+    net = {"kind": "torch", "path": "redistill.models.nets:mlp",
+           "options": {"inputs": 16, "outputs": 3, "hidden": [8]}}  # fmt: skip
+    given = {
+        "method": "ps_kd", "models": {"student": net, "teacher": net}, "options": {"classes": 3},
+        "data": {"kind": "table", "path": "rows.npz", "held_out": 0.25},
+        "plan": {"steps": 4, "batch_size": 10, "device": "cpu"}, "out": "out",
+    }  # fmt: skip
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(given))
+    assert command(["compare", "ps_kd", "pruned_data_kd", "plan.steps=2", "--recipe", "mine.yaml", "--seeds", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert "accuracy" in shown and "pruned_data_kd" in shown and "±" in shown
+    for slug in ("ps_kd", "pruned_data_kd"):
+        told = [json.loads((tmp_path / "out" / slug / str(s) / "run.json").read_text()) for s in (1, 2)]
+        assert [(t["method"], t["rows"], t["student_of_step"]) for t in told] == [(slug, 30, 2)] * 2
+    for more, said in ((["data.held_out=null"], "data.held_out"), (["plan.steps=3"], "not empty")):
+        with pytest.raises(UserError, match=said):
+            command(["compare", "ps_kd", "pruned_data_kd", *more, "--recipe", "mine.yaml"])
+    with pytest.raises(UserError, match="no single training"):
+        command(["compare", "ps_kd", "survey", "out=other", "--recipe", "mine.yaml"])
+    with pytest.raises(UserError, match="--recipe"):
+        command(["compare", "ps_kd", "repeated_sd", "plan.steps=3"])
 
 
 def test_the_doctor_names_torch_and_every_extra(capsys):

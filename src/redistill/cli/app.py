@@ -19,7 +19,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "list": ("redistill.cli.listing:list_", "Every system of the catalogue, filtered by the five questions."),
     "show": ("redistill.cli.show:show", "One system: idea, answers, equation, when to use it, evidence."),
     "reproduce": ("redistill.cli.reproduce:reproduce", "The paper's own comparison at laptop scale, with verdicts."),
-    "compare": ("redistill.cli.report:compare", "Several systems side by side, from their evidence."),
+    "compare": (
+        "redistill.cli.report:compare",
+        "Several systems side by side: by evidence, or by one recipe.",
+    ),
     "report": ("redistill.cli.report:report", "The evidence as one static HTML folder."),
     "plan": ("redistill.cli.plan:plan", "Split compute between teacher and student by distillation scaling laws."),
     "doctor": ("redistill.cli.doctor:doctor", "What this machine has and which extras are missing."),

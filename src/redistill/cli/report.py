@@ -51,13 +51,27 @@ def report(
     typer.echo(f"wrote {out / 'index.html'}: {len(records)} systems")
 
 
-def compare(slugs: Annotated[list[str], typer.Argument(metavar="SLUG...", help="two systems or more")]) -> None:
-    """Put the headlines, what holds beside them and the cost of several systems side by side, from their evidence."""
+def compare(
+    slugs: Annotated[list[str], typer.Argument(metavar="SLUG... [KEY=VALUE...]", help="two systems or more")],
+    recipe: Annotated[Path | None, typer.Option(help="Train them all by it: same networks, rows, updates.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds from 1 on, with a recipe.")] = 3,
+) -> None:
+    """Put several systems side by side. From their evidence: each was measured by a study of its own, with a bed, a
+    teacher and a budget of its own. With --recipe: trained on one teacher, the same rows and updates."""
     from rich.console import Console
     from rich.table import Table
 
+    overrides = [given for given in slugs if "=" in given]
+    slugs = [given for given in slugs if "=" not in given]
     if len(set(slugs)) < 2:
         raise UserError("name two systems or more", place="compare")
+    if recipe:
+        from redistill.cli.versus import table_of, versus
+
+        Console().print(table_of(versus(slugs, recipe, overrides, range(1, seeds + 1))))
+        return
+    if overrides:
+        raise UserError(f"{overrides[0]} changes a recipe; give --recipe", place="compare")
     table = Table("system", "headline", "claim", "in the paper", "beside it", "seconds a seed", box=None)
     for record in map(_record, slugs):
         main = evidence.headline(record) or {"name": "", "paper": ""}
@@ -65,6 +79,7 @@ def compare(slugs: Annotated[list[str], typer.Argument(metavar="SLUG...", help="
         row = (evidence.standing(record), main["name"], main["paper"], evidence.counted(record), cost)
         table.add_row(record["slug"], *row)
     Console().print(table)
+    Console().print("each by a study of its own; on one teacher and budget: --recipe FILE", style="dim")
 
 
 def everything() -> list[dict[str, Any]]:

@@ -37,8 +37,15 @@ def run(
     curves.png.
     """
     from redistill.cli.recipe import read
+    from redistill.core.world import leave
 
-    wanted = read(recipe, overrides or [])
+    how = carry_out(read(recipe, overrides or []), resume, until)
+    typer.echo(how, nl=bool(how))
+    leave()
+
+
+def carry_out(wanted: Recipe, resume: bool = False, until: int | None = None) -> str:
+    """Check a recipe whole and run it; returns what was written."""
     target = runnable(wanted.method)
     if not isinstance(target, type):
         _check_procedure(wanted, target, resume, until)
@@ -46,11 +53,7 @@ def run(
     roles = check_roles(target, wanted.method, {**stored, **wanted.models})
     _check_out(wanted.out, resume, ["checkpoints", "log.jsonl"] if isinstance(target, type) else [])
     start = partial(_train, until=until) if isinstance(target, type) else _call
-    how = start(wanted, target, roles, resume)
-    typer.echo(how, nl=bool(how))
-    from redistill.core.world import leave
-
-    leave()
+    return start(wanted, target, roles, resume)
 
 
 def _train(wanted: Recipe, cls: Any, roles: list[str], resume: bool, *, until: int | None) -> str:
