@@ -128,7 +128,7 @@ STUDY = Study(
         lower("digits_frechet", "five", "diff_instruct", 0.05, relative=True),
         lower("digits_frechet", "dmd2", "five", 0.05, FID + "2.61 -> 1.51", relative=True),
     ),
-    budget={"ring": {"updates": 400, "batch": 256, "lr": 1e-3, "rows": 4000, "pairs": 1000, "teacher": 250},
+    budget={"ring": {"updates": 400, "batch": 256, "lr": 2e-3, "rows": 4000, "pairs": 1000, "teacher": 250},
             "digits": {"updates": 30, "batch": 8, "lr": 3e-4, "rows": 400, "pairs": 256}},
     smoke={"ring": {"updates": 20, "batch": 64, "lr": 1e-3, "rows": 300, "pairs": 20, "teacher": 20},
            "digits": {"updates": 1, "batch": 4, "lr": 3e-4, "rows": 20, "pairs": 4}},

@@ -27,7 +27,7 @@ from redistill.diffusion.pretraining import DenoiserTraining
 from redistill.diffusion.score import KarrasTime, few_step, student_times
 from redistill.diffusion.solvers import dpm_solver_2m, heun
 
-COMMON = {"optimizer": "adam", "device": "cpu"}
+COMMON = {"optimizer": "adam", "schedule": "cosine", "device": "cpu"}
 
 
 class Bed:
@@ -96,7 +96,7 @@ class Ring(Bed):
     # sigma_data at the ring's own 1.42 leaves a target without a linear part, which a small network does not learn
     mixture, path, shape = ring(8), Edm(**levels, sigma_data=0.5), (2,)
     options = {"renoise": KarrasTime(**levels, high=0.8), "critic_times": KarrasTime(**levels), "shape": shape}
-    gan, watched = {"gan_student": 1.0, "gan_critic": 1.0}, 1000
+    gan, watched = {"gan_student": 0.3, "gan_critic": 0.3}, 1000
 
     def __init__(self, seed: int, size: Mapping[str, Any]) -> None:
         super().__init__(seed, size)
@@ -105,7 +105,7 @@ class Ring(Bed):
         self.teacher = kept("dmd2_ring", net, {"seed": seed, "steps": size["teacher"]}, self._trained)
 
     def _trained(self, net: nn.Module) -> nn.Module:
-        plan = Plan(steps=self.size["teacher"], batch_size=256, lr=2e-3, schedule="cosine", seed=self.seed, **COMMON)
+        plan = Plan(steps=self.size["teacher"], batch_size=256, lr=2e-3, seed=self.seed, **COMMON)
         image = self._points("teacher", 20_000)
         return fit(DenoiserTraining(net, decay=0.995), {"image": image}, plan).student
 
@@ -140,7 +140,7 @@ class Digits(Bed):
 
     shape = (1, 28, 28)
     options = {"condition": "label", "shape": shape}
-    gan = {"gan_student": 0.01, "gan_critic": 0.01}
+    gan = {"gan_student": 0.1, "gan_critic": 0.1}
 
     def __init__(self, seed: int, size: Mapping[str, Any]) -> None:
         super().__init__(seed, size)
