@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from redistill import files
 from redistill.core.errors import UserError, reading
-from redistill.core.types import Range, check
+from redistill.core.types import CountOrZero, Range, check
 
 _TRIED = 2000
 _ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
@@ -31,13 +32,19 @@ class ImageFolder:
     subfolders).
 
     ``scale``: "signed" [-1, 1] for diffusion, "unit" [0, 1], "imagenet" standardised for classifiers. Images are
-    cropped to a square at the centre and resized. Raises :class:`UserError` for a missing or empty folder, for a class
-    without images, and for a file that is no image.
+    cropped to a square at the centre and resized. ``cache_bytes``: memory in which decoded images stay, 3 size^2 bytes
+    each; what does not fit is decoded again in every epoch. It holds for each rank, whose loading processes share it
+    out. Raises :class:`UserError` for a missing or empty folder, for a class without images, and for a file that is no
+    image.
     """
 
-    def __init__(self, path: str | Path, *, size: Side = 32, scale: Scale = "signed") -> None:
-        check(ImageFolder.__init__, {"size": size, "scale": scale}, "data.options")
+    def __init__(
+        self, path: str | Path, *, size: Side = 32, scale: Scale = "signed", cache_bytes: CountOrZero = 2 * 2**30
+    ) -> None:
+        check(ImageFolder.__init__, {"size": size, "scale": scale, "cache_bytes": cache_bytes}, "data.options")
         self.path, self.size, self.scale = files.folder(path, "data.path"), size, scale
+        self.cache_bytes = cache_bytes
+        self._decoded: dict[int, Tensor] = {}  # row -> uint8 [S, S, 3]
         self.files = sorted(f for f in self.path.rglob("*") if f.suffix.lower() in _ENDINGS)
         if not self.files:
             raise UserError(f"no images in {self.path} (looked for {', '.join(sorted(_ENDINGS))})", place="data.path")
@@ -60,8 +67,19 @@ class ImageFolder:
         return len(self.files)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        file = self.files[row]
-        return {"image": self._read(file), "label": self.classes.index(self._folder(file))}
+        image = self._scaled(self._square(row).permute(2, 0, 1).float() / 255)
+        return {"image": image, "label": self.classes.index(self._folder(self.files[row]))}
+
+    def _square(self, row: int) -> Tensor:
+        """The picture in file ``row``, uint8 [S, S, 3]. The first that fit are kept: rows come in a new order in every
+        epoch, so none of them is likelier to be asked for next."""
+        if row in self._decoded:
+            return self._decoded[row]
+        pixels = self._read(self.files[row])
+        loader = get_worker_info()
+        if (len(self._decoded) + 1) * pixels.numel() * (loader.num_workers if loader else 1) <= self.cache_bytes:
+            self._decoded[row] = pixels
+        return pixels
 
     def _read(self, file: Path) -> Tensor:
         with _opened(file) as image:
@@ -69,7 +87,9 @@ class ImageFolder:
         side = min(rgb.size)
         left, top = (rgb.width - side) // 2, (rgb.height - side) // 2
         square = rgb.crop((left, top, left + side, top + side)).resize((self.size, self.size), Image.Resampling.LANCZOS)
-        pixels = torch.from_numpy(np.asarray(square, dtype=np.float32).copy()).permute(2, 0, 1) / 255  # [3, S, S]
+        return torch.from_numpy(np.array(square))
+
+    def _scaled(self, pixels: Tensor) -> Tensor:
         if self.scale == "signed":
             return pixels * 2 - 1
         return pixels if self.scale == "unit" else (pixels - _MEAN[:, None, None]) / _STD[:, None, None]
