@@ -27,6 +27,29 @@ QUESTIONS: dict[str, str] = {
     "changes": "When does the teacher change?",
 }
 STUDIES = {"compositions": "Plug-ins of several systems, put together in ways that no paper tried."}  # of no one system
+CLASSICS = {  # what systems are compared with: usable by name, none of the catalogue; "text": for language models
+    "kd": {
+        "title": "Distilling the Knowledge in a Neural Network (Hinton, Vinyals and Dean 2015)",
+        "run": "redistill.supervised.classifier:Distillation",
+        "text": "redistill.rivals.token_kd:TokenDistillation",
+    },
+    "byot": {
+        "title": "Be Your Own Teacher (Zhang et al. 2019)",
+        "run": "redistill.rivals.byot:BeYourOwnTeacher",
+    },
+    "crd": {
+        "title": "Contrastive Representation Distillation (Tian, Krishnan and Isola 2020)",
+        "run": "redistill.rivals.crd:ContrastiveDistillation",
+    },
+    "cs_kd": {
+        "title": "Regularizing Class-wise Predictions via Self-knowledge Distillation (Yun et al. 2020)",
+        "run": "redistill.rivals.cs_kd:ClassWise",
+    },
+    "tf_kd": {
+        "title": "Revisiting Knowledge Distillation via Label Smoothing Regularization (Yuan et al. 2020)",
+        "run": "redistill.rivals.tf_kd:VirtualTeacher",
+    },
+}
 SMALL = {"a", "an", "the", "from", "in", "of", "on", "to"}  # words of a title that a citation key leaves out
 DERIVED = ("slug", "group", "status", "class_", "run", "study")  # from files, never written down
 HOUSE = Path(__file__).parent
@@ -171,15 +194,18 @@ def entries(**wanted: Iterable[str]) -> list[Entry]:
 def entry(slug: str) -> Entry:
     """The entry of ``slug``. Raises :class:`UserError` with the nearest slugs."""
     board = _board()[0]
+    if slug in CLASSICS:
+        said = f"{slug!r} is a classic that systems are compared with, not one of them; redistill run takes it"
+        raise UserError(said)
     if slug not in board:
-        raise unknown("system", slug, board)
+        raise unknown("system", slug, {**board, **CLASSICS})
     return board[slug]
 
 
 def studied(slug: str) -> str:
     """``slug`` if it names a system that is built or one of :data:`STUDIES`. Raises :class:`UserError`."""
     known = {**_board()[0], **STUDIES}
-    if slug not in known:
+    if slug not in known and slug not in CLASSICS:
         raise unknown("system", slug, known)
     if slug not in STUDIES and entry(slug).status != "built":
         raise UserError(f"{slug!r} is planned, not built yet; redistill list --status built", place="reproduce")

@@ -17,6 +17,8 @@ from redistill.core.method import Batch
 from redistill.core.modes import evaluating
 from redistill.core.progress import Rows, own_generators
 from redistill.core.source import table
+from redistill.language.tokens import log_prob_of
+from redistill.models.transformers import CausalLm
 from redistill.supervised.classifier import logits
 from redistill.supervised.predict import predict
 from redistill.supervised.targets import check_labels
@@ -35,11 +37,14 @@ class Judge:
 
 
 def judge_of(method: Method, rows: Any, batch_size: int) -> Judge:
-    """Accuracy and cross-entropy of a classifier on ``rows`` with labels, else the method's own loss."""
+    """Accuracy and cross-entropy of a classifier on ``rows`` with labels, cross-entropy of the answers of a language
+    model, else the method's own loss."""
     if len(table(rows)) == 0:
         raise UserError("there are no held-out rows", place="data.held_out")
     if _classifies(method.export(), rows):
         return Judge(partial(_accuracy, rows=rows, batch_size=batch_size), "accuracy", 1)
+    if isinstance(method.export(), CausalLm) and "loss_mask" in table(rows).__getitems__([0]):
+        return Judge(partial(_surprise, rows=rows, batch_size=batch_size), "cross_entropy", -1)
     goal = "loss" if len(method.trains) == 1 else ""  # of several turns none says which student is best
     return Judge(partial(_own_loss, rows=rows, batch_size=batch_size), goal, -1)
 
@@ -66,6 +71,20 @@ def _accuracy(method: Method, now: Progress, *, rows: Any, batch_size: int) -> N
     check_labels(label, p.shape[1])
     surprise = -p.gather(1, label[:, None]).clamp(min=1e-300).log().mean()
     return {"accuracy": float((p.argmax(1) == label).double().mean()), "cross_entropy": float(surprise)}
+
+
+@torch.no_grad()
+def _surprise(method: Method, now: Progress, *, rows: Any, batch_size: int) -> Numbers:
+    """Nats a learned token, each counting alike."""
+    source, student, total, count = table(rows), method.export(), 0.0, 0
+    with evaluating(student):
+        for part in torch.arange(len(source)).split(batch_size):
+            batch = _placed(source.__getitems__(part.tolist()), now)
+            answer = batch["loss_mask"][:, 1:].bool()  # [B, T - 1]
+            keep = nn.functional.pad(answer, (0, 1))  # where the token after is learned
+            logp = log_prob_of(student(batch["ids"], batch["mask"], keep=keep), batch["ids"][:, 1:][answer])  # [N]
+            total, count = total - float(logp.double().sum()), count + len(logp)
+    return {"cross_entropy": total / count}
 
 
 @torch.no_grad()

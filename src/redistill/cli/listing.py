@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from redistill.catalog import FACETS, Entry, bibtex, entries, entry, vocabulary
+from redistill.catalog import CLASSICS, FACETS, Entry, bibtex, entries, entry, vocabulary
 from redistill.core import evidence
 
 Words = list[str] | None
@@ -42,7 +42,9 @@ def list_(
         print(json.dumps([e.as_dict() for e in found], ensure_ascii=False, indent=2))
     else:
         color = False if "NO_COLOR" in os.environ else None  # None: where there is a terminal
-        typer.echo("\n".join(_lines(found, shutil.get_terminal_size().columns)), color=color)
+        width = shutil.get_terminal_size().columns
+        lines = [*_lines(found, width), *([] if any(wanted.values()) else _classics(width))]
+        typer.echo("\n".join(lines), color=color)
 
 
 def _split(words: list[str] | None) -> list[str]:
@@ -63,6 +65,14 @@ def _lines(found: list[Entry], width: int) -> Iterator[str]:
             yield ""
     built = sum(e.status == "built" for e in found)
     yield typer.style(f"{len(found)} systems, {built} built. redistill show SLUG tells more.", dim=True)
+
+
+def _classics(width: int) -> Iterator[str]:
+    """What systems are compared with and a recipe may name; not counted."""
+    what = _cut("what systems are compared with; redistill run takes them, they are not counted", width - 10)
+    yield f"\n{typer.style('classics', bold=True)}  {typer.style(what, dim=True)}"
+    longest = max(map(len, CLASSICS))
+    yield from (f"  {slug:<{longest}} {_cut(told['title'], width - 3 - longest)}" for slug, told in CLASSICS.items())
 
 
 def _line(e: Entry, longest: int, width: int) -> str:

@@ -19,6 +19,7 @@ from redistill.core.errors import UserError, need, unknown
 if TYPE_CHECKING:
     from redistill.cli.recipe import DataSpec, Recipe
     from redistill.core import Batch, Progress
+    from redistill.models.doors import ModelSpec
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="overrides, as plan.lr=0.001")]
 
@@ -46,7 +47,7 @@ def run(
 
 def carry_out(wanted: Recipe, resume: bool = False, until: int | None = None) -> str:
     """Check a recipe whole and run it; returns what was written."""
-    target = runnable(wanted.method)
+    target = runnable(wanted.method, _kind(wanted.models, "student"))
     if not isinstance(target, type):
         _check_procedure(wanted, target, resume, until)
     stored = {"teacher": None} if wanted.data.teacher_logits else {}
@@ -70,10 +71,10 @@ def _train(wanted: Recipe, cls: Any, roles: list[str], resume: bool, *, until: i
     torch.manual_seed(plan.seed)  # networks that start from chance
     augment = _augmentation(wanted.data)
     models, sources = _networks(wanted, cls)
-    rows = every = _rows(wanted, models)
+    rows = every = _rows(wanted, cls, models)
     if wanted.data.teacher_logits:
         rows = _with_answers(wanted.data.teacher_logits, rows, models.pop("teacher", None))
-    rows, held_out = _apart(wanted, rows, models)
+    rows, held_out = _apart(wanted, rows, lambda spec: _rows(wanted.model_copy(update={"data": spec}), cls, models))
     options = {**_from_data(cls, every, rows), **wanted.options}
     doors.check_merge(models.get("student"), wanted.merge)
     with theirs():
@@ -99,9 +100,9 @@ def _train(wanted: Recipe, cls: Any, roles: list[str], resume: bool, *, until: i
     return f"student after {last} steps{f', as it was after {chosen}' if chosen else ''}: {how}"
 
 
-def _apart(wanted: Recipe, rows: Any, models: dict[str, Any]) -> tuple[Any, Any]:
-    """Rows to train on, and rows to judge on or None. A share is drawn by the number of rows alone, so that every seed
-    of a plan is judged on the same ones."""
+def _apart(wanted: Recipe, rows: Any, load: Callable[[DataSpec], Any]) -> tuple[Any, Any]:
+    """Rows to train on, and rows to judge on or None; ``load`` reads those of another file. A share is drawn by
+    the number of rows alone, so that every seed of a plan is judged on the same ones."""
     from redistill.data.picked import split
 
     spec, place = wanted.data, "data.held_out"
@@ -115,8 +116,7 @@ def _apart(wanted: Recipe, rows: Any, models: dict[str, Any]) -> tuple[Any, Any]
         return split(rows, spec.held_out, seed=0)
     if spec.teacher_logits:
         raise UserError("the stored answers are about the rows of data.path; give a share", place=place)
-    there = spec.model_copy(update={"path": spec.held_out, "held_out": None, "rows": None})
-    held_out = _rows(wanted.model_copy(update={"data": there}), models)
+    held_out = load(spec.model_copy(update={"path": spec.held_out, "held_out": None, "rows": None}))
     if getattr(held_out, "classes", None) != getattr(rows, "classes", None):
         raise UserError(f"other classes ({held_out.classes}) than data.path ({rows.classes})", place=place)
     return rows, held_out
@@ -166,7 +166,7 @@ def _call(wanted: Recipe, procedure: Any, roles: list[str], resume: bool) -> str
     plan = _plan(wanted.plan) if "plan" in needs(procedure) else None
     torch.manual_seed(plan.seed if plan else 0)  # networks that start from chance
     models, sources = _networks(wanted, procedure)
-    rows = _rows(wanted, models)
+    rows = _rows(wanted, procedure, models)
     job = Job(wanted.out, rows=rows, plan=plan, resume=resume, sources=sources, make=partial(make_anew, wanted.models))
     return str(build(procedure, wanted.options, job, *[models.get(role) for role in roles], name=wanted.method))
 
@@ -175,27 +175,37 @@ def _networks(wanted: Recipe, target: Any) -> tuple[dict[str, Any], dict[str, An
     """The recipe's networks, of the kinds that the method or procedure takes, and where they came from."""
     from redistill.models.checks import check_types
     from redistill.models.doors import load_models
+    from redistill.models.transformers import CausalLm, check_vocabularies
 
     models, sources = load_models(wanted.models)
     check_types(target, _name(target, wanted.method), models)
+    if all(isinstance(models.get(role), CausalLm) for role in ("student", "teacher")):
+        check_vocabularies(models["student"], models["teacher"])
     return models, sources
 
 
-def _rows(wanted: Recipe, models: dict[str, Any]) -> Any:
+def _rows(wanted: Recipe, target: Any, models: dict[str, Any]) -> Any:
     """The recipe's rows; where networks read them, as numbers that these networks take."""
-    from redistill.catalog import entry
     from redistill.data.doors import numbers
     from redistill.language.doors import load_rows, reads_text
     from redistill.models.checks import check_inputs
 
-    rows = load_rows(wanted.data, models.get("student"))
-    if not models or reads_text(models.get("student")):
+    student = models.get("student")
+    rows = load_rows(wanted.data, student, getattr(target, "needs", ()))
+    if not models or reads_text(student):
         return rows
-    if wanted.data.kind == "table":
+    if wanted.data.kind == "table" and isinstance(rows, dict):
         rows = numbers(rows)
-    if ":" not in wanted.method and entry(wanted.method).group in ("supervised", "analysis"):
+    if _classifies(wanted.method) and not hasattr(student, "tokenizer"):
         check_inputs(models, rows)
     return rows
+
+
+def _classifies(method: str) -> bool:
+    """Whether images go to its networks as they are in the rows."""
+    from redistill.catalog import CLASSICS, entry
+
+    return method in CLASSICS or (":" not in method and entry(method).group in ("supervised", "analysis"))
 
 
 def _with_answers(file: Path, rows: Any, teacher: Any) -> Any:
@@ -281,11 +291,21 @@ def needs(procedure: Any) -> tuple[str, ...]:
     return sys.modules[procedure.__module__].NEEDS
 
 
-def runnable(slug: str) -> Any:
-    """The method of a system that trains, the procedure of one that does not, or the user's own ``module:Class``.
-    Raises :class:`UserError` for one that is only planned."""
-    from redistill.catalog import entry, load
+def _kind(models: dict[str, ModelSpec], role: str) -> str:
+    """The kind of the network in ``role``, of a copy that of its original; empty where there is none."""
+    while role in models and models[role].kind == "copy" and models[role].path != role:
+        role = models[role].path
+    return models[role].kind if role in models else ""
 
+
+def runnable(slug: str, kind: str = "") -> Any:
+    """The method of a system that trains, the procedure of one that does not, a classic (for a student of ``kind``), or
+    the user's own ``module:Class``. Raises :class:`UserError` for one that is only planned."""
+    from redistill.catalog import CLASSICS, entry, load
+
+    if slug in CLASSICS:
+        of_text = kind == "causal_lm" and "text" in CLASSICS[slug]
+        return load(CLASSICS[slug]["text" if of_text else "run"])
     if ":" in slug:
         return own_method(slug)
     found = entry(slug)
@@ -334,9 +354,13 @@ def init(
     """Write a starter recipe for a system."""
     from importlib.resources import files
 
+    from redistill.catalog import CLASSICS
+
     if ":" in slug:
         raise UserError(f"{slug} is your own; its recipe is any other's with this method", place="init")
     runnable(slug)
+    if slug in CLASSICS and slug != "kd":
+        raise UserError(f"{slug} has no recipe of its own; write that of kd and change the method", place="init")
     target = out or Path(f"{slug}.yaml")
     if target.exists():
         raise UserError(f"{target} exists; choose another --out", place="init")

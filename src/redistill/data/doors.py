@@ -65,13 +65,15 @@ def numbers(rows: dict[str, Any]) -> dict[str, Any]:
     """Columns as networks take them: float32 and whole numbers. Labels of a CSV file become whole numbers, columns of
     text that no network reads are left out. Raises :class:`UserError` for text and for what is not finite in the
     columns that networks do read."""
-    return {name: _numbers(name, column) for name, column in rows.items() if name in READ or column.dtype.kind != "U"}
+    return {
+        name: _numbers(name, column) for name, column in rows.items() if name in READ or column.dtype.kind not in "UO"
+    }
 
 
 def _numbers(name: str, column: Any) -> Any:
     import numpy as np
 
-    if column.dtype.kind == "U":
+    if column.dtype.kind in "UO":
         shown = f"column {name!r} is text, as {str(column.flat[0])[:40]!r}" if column.size else f"{name!r} is text"
         raise UserError(f"{shown}; a network takes numbers: leave it out, or number its classes from 0", place="data")
     if name == "label" and column.ndim != 1:

@@ -6,6 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,16 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
 
 def read_table(path: str | Path, *, text: Sequence[str] = ()) -> dict[str, np.ndarray]:
     """The columns of a CSV file with a header (numbers where every filled cell of a column is one, nan where it is
-    empty; else text) or of an npz file. ``text``: CSV columns that are text whatever is in them."""
+    empty; else text), of an npz file or of a parquet file (lists and tables within a cell stay Python's).
+    ``text``: CSV columns that are text whatever is in them."""
     file = files.existing(path, "data.path")
     if file.suffix == ".npz":
         return _columns_of(files.arrays(file, "data.path"), str(path))
+    if file.suffix == ".parquet":
+        return _parquet(file)
     if file.suffix.lower() != ".csv":
-        raise UserError(f"cannot read {file.suffix or 'a file without ending'!r}; give .csv or .npz", place=str(path))
+        said = f"cannot read {file.suffix or 'a file without ending'!r}; give .csv or .npz, or .parquet"
+        raise UserError(said, place=str(path))
     header, rows = _cells(file)
     for name in text:
         if name not in header:
@@ -63,6 +68,33 @@ def _columns_of(found: dict[str, np.ndarray], place: str) -> dict[str, np.ndarra
     if len(set(lengths.values())) > 1:
         raise UserError(f"columns of unequal length: {lengths}", place=place)
     return found
+
+
+def _parquet(file: Path) -> dict[str, np.ndarray]:
+    try:
+        import pyarrow.lib
+        from pyarrow import parquet
+    except ImportError as error:
+        raise need("vision", "pyarrow") from error
+    try:
+        found = parquet.read_table(file)
+    except (OSError, ValueError, pyarrow.lib.ArrowException) as error:
+        raise UserError(f"no whole parquet file ({files.first_line(error)})", place=str(file)) from error
+    if found.num_rows == 0:
+        raise UserError("the file has no rows", place=str(file))
+    return {name: _cells_of(found[name].to_pylist()) for name in found.column_names}
+
+
+def _cells_of(values: list[Any]) -> np.ndarray:
+    """Numbers or text as an array of their type, images as one of numbers, whatever else as it is."""
+    if not any(isinstance(value, (dict, type(None))) for value in values):
+        with suppress(ValueError):  # lists of unequal lengths
+            column = np.array(values)
+            if column.dtype.kind in "biufU":
+                return column
+    column = np.empty(len(values), dtype=object)
+    column[:] = values
+    return column
 
 
 def _cells(file: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:

@@ -26,7 +26,7 @@ class Texts:
     def __init__(self, rows: Any, tokenizer: Any, classes: Mapping[str, int], *, max_length: int = 128) -> None:
         check_max_length(max_length)
         self.tokenizer, self.max_length, self.classes = tokenizer, max_length, list(classes)
-        read = _listed(rows)
+        read = listed(rows)
         labelled = any("label" in row for row in read)
         self.text = [_text(row, number) for number, row in enumerate(read)]
         self.label = [_class(row, number, classes) for number, row in enumerate(read)] if labelled else None
@@ -62,8 +62,8 @@ def check_characters(text: str, name: str, place: str) -> str:
     return text
 
 
-def _listed(rows: Any) -> Sequence[Mapping[str, Any]]:
-    """Columns or a data set as a list of rows."""
+def listed(rows: Any) -> Sequence[Mapping[str, Any]]:
+    """Columns (of text) or a data set as a list of rows."""
     if isinstance(rows, Mapping):
         return [dict(zip(rows, values)) for values in zip(*rows.values())]
     return [rows[i] for i in range(len(rows))]

@@ -20,9 +20,9 @@ from redistill.losses.divergences import ForwardKL, reduce
 class TokenDistillation(Method):
     """Networks map ids [B, T], and the mask where rows have one, to scores [B, T, V].
 
-    ``mask`` [T] holds the tokens that count (without it all do), and every text counts alike; the first token of a text
-    is not predicted. ``teacher`` may be None: the rows then hold its ``teacher_logits`` [T - 1, V], or with
-    ``soft_weight=0`` nobody teaches.
+    ``mask`` [T] holds the tokens that are read (without it all are), ``loss_mask`` [T] those of them that count, where
+    rows have one; every text counts alike. The first token of a text is not predicted. ``teacher`` may be None: the
+    rows then hold its ``teacher_logits`` [T - 1, V], or with ``soft_weight=0`` nobody teaches.
     """
 
     def __init__(
@@ -75,4 +75,4 @@ def mean(values: Tensor, batch: Batch) -> Tensor:
     """Of ``values`` [B, T - 1] over the tokens of each text that count, then over the texts."""
     if "mask" not in batch:
         return reduce(values)
-    return reduce(values, batch["mask"][:, 1:], how="sequence_mean")
+    return reduce(values, batch.get("loss_mask", batch["mask"])[:, 1:], how="sequence_mean")
