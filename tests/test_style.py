@@ -128,6 +128,7 @@ WAITING = {  # for a system that comes soon; a name goes from the list once the 
     "diffusion.pretraining": "trains the teachers of the diffusion beds; distillers of scores start from it",
     "diffusion.score": "sid, disback, emd and the other score distillers are made of it",
     "diffusion.solvers": "progressive and consistency distillation step along a teacher with them",
+    "language.rows": "second file of the language door; a store of a teacher's answers reads rows by it as well",
     "language.policy_gradient": "sdpo, pi_distill and ovd learn from groups of rewards as grpo does",
 }
 
