@@ -83,7 +83,7 @@ def test_the_driver_and_the_core_stay_small():
     judging = {f for f in files if f.stem in ("cache", "cells", "claims", "confirm", "evidence", "record", "study")}
     assert sum(map(lines, judging)) <= 950  # studies and their evidence
     options = {f for f in files if f.stem in ("build", "slot", "types")}
-    assert sum(map(lines, options)) <= 360  # what a constructor or function takes, in recipes and in Python
+    assert sum(map(lines, options)) <= 375  # what a constructor or function takes, in recipes and in Python
     assert sum(map(lines, files - judging - options)) <= 2100  # exactness over ranks and checkpoints: docs/design.md, 4
 
 

@@ -116,14 +116,14 @@ def test_epochs_of_no_data_are_refused():
     [
         ({"batchsize": 3}, "plan.batchsize: unknown key 'batchsize'; did you mean 'batch_size'?"),
         ({"lr": "fast", "step": 3}, "plan.step: unknown key 'step'; did you mean 'steps'?"),
-        ({"lr": "fast"}, "plan.lr: input should be a valid number, unable to parse string as a number, got 'fast'"),
+        ({"lr": "fast"}, "plan.lr: give a number from 0 up, got fast"),
         ({"optimizer": "adamx"}, "plan.optimizer: 'adamx' is not valid; did you mean 'adam' or 'adamw'?"),
         ({"epochs": 3}, "plan: give either steps or epochs"),
         ({"device": "cpuu"}, "plan.device: unknown device 'cpuu'; did you mean 'cpu'?"),
         ({"device": "meta"}, "plan.device: unknown device 'meta'; valid: auto, cpu, cuda, cuda:0, mps"),
         ({"turns": {"critic": {"lrr": 1}}}, "plan.turns.critic.lrr: unknown key 'lrr'; did you mean 'lr'?"),
         ({"turns": {"critic": {"lr": -1}}},
-         "plan.turns.critic.lr: input should be greater than or equal to 0, got -1"),
+         "plan.turns.critic.lr: give a number from 0 up, got -1"),
     ],
     ids=str,
 )  # fmt: skip

@@ -254,11 +254,11 @@ def test_survivors_fall_with_the_attack_and_the_search_stays_in_the_ball():
     [
         ({}, {**DATA, "image": IMAGE * 2 - 1}, "normalise in the network"),
         ({}, {"image": IMAGE}, "'label'"),
-        ({"rho": -1.0}, DATA, "rho=-1.0"),
-        ({"decay": 1.5}, DATA, "decay=1.5"),
-        ({"attack": {"name": "pgd", "eps": -0.1}}, DATA, "eps=-0.1"),
+        ({"rho": -1.0}, DATA, "rho: give a number from 0 up, got -1.0"),
+        ({"decay": 1.5}, DATA, "decay: give a number from 0 to 1, got 1.5"),
+        ({"attack": {"name": "pgd", "eps": -0.1}}, DATA, "eps: give a number from 0 up, got -0.1"),
         ({"attack": "pgt"}, DATA, "did you mean 'pgd'"),
-        ({"rectifier": {"name": "annealed", "high": 1.2}}, DATA, "high=1.2"),
+        ({"rectifier": {"name": "annealed", "high": 1.2}}, DATA, "high: give a number from 0 to 1, got 1.2"),
         ({"rectifier": {"name": "annealed", "cool": 0.0}}, DATA, "above 0"),
     ],
 )

@@ -253,9 +253,12 @@ def test_network_of_another_shape_is_refused(tmp_path):
         search(tmp_path).run(lambda job: (0.5, mlp(6, 3, (next(widths),))))
 
 
-@pytest.mark.parametrize("changes", [{"warm_up": 10}, {"top": 1}])
-def test_wrong_numbers_are_refused(tmp_path, changes):
-    with pytest.raises(UserError, match="boss: "):
+WRONG = [({"warm_up": 10}, "warm_up=10 of trials="), ({"top": 1}, "search: top=1")]
+
+
+@pytest.mark.parametrize(("changes", "part"), WRONG)
+def test_wrong_numbers_are_refused(tmp_path, changes, part):
+    with pytest.raises(UserError, match=part):
         search(tmp_path, **changes)
     with pytest.raises(UserError, match="alpha=2"):
         Boss(make(), make(), alpha=2)

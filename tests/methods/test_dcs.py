@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 
@@ -92,7 +90,7 @@ def test_after_a_full_step_the_student_is_as_wrong_as_chance_under_the_new_weigh
                 said.update(dict(zip(stats["index"].tolist(), differs.tolist())))
             super().after(turn, stats, now)
 
-    free = Boosting(most=math.inf, cap=None, warmup=5)
+    free = Boosting(most=None, cap=None, warmup=5)
     method = fitted(Spy(net(), net(5), rows=ROWS, weight=free).double(), epochs=6).method
     differs = torch.tensor([said[i] for i in range(ROWS)])
     assert 0 < differs.double().mean() < 1 - 1 / CLASSES

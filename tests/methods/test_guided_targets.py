@@ -15,6 +15,7 @@ from redistill.core.followers import same_weights
 from redistill.core.method import bare_progress
 from redistill.methods.analysis import guided_targets as gt
 from redistill.methods.analysis.guided_targets import kernel as spectral
+from redistill.methods.analysis.guided_targets.rounds import guided_rounds
 from redistill.models.nets import mlp
 from redistill.supervised.predict import predict
 
@@ -170,10 +171,10 @@ def test_is_a_scikit_learn_regressor(estimator, check):
         (lambda: toy(landmarks=0), "landmarks=0"),
         (lambda: fit(gt.GuidedTargets(make(0), mlp(5, 4)), DATA, PLAN), "3 classes in the student, 4 in the teacher"),
         (lambda: gt.GuidedTargets(mlp(2, 2), alpha=-0.1), "alpha=-0.1"),
-        (lambda: gt.guided_rounds(make, {}, Plan(steps=1)), "held-out"),
-        (lambda: gt.guided_rounds(make, {}, Plan(steps=1), rounds=0, alpha=0.5), "rounds=0"),
-        (lambda: gt.guided_rounds(make, {}, Plan(steps=1), alpha="optmal"), "alpha='optmal'"),
-        (lambda: gt.guided_rounds(make, {}, Plan(steps=1), alpha=1.5), "alpha=1.5"),
+        (lambda: guided_rounds(make, {}, Plan(steps=1)), "held-out"),
+        (lambda: guided_rounds(make, {}, Plan(steps=1), rounds=0, alpha=0.5), "rounds=0"),
+        (lambda: guided_rounds(make, {}, Plan(steps=1), alpha="optmal"), "from 0 to 1 or optimal"),
+        (lambda: guided_rounds(make, {}, Plan(steps=1), alpha=1.5), "alpha=1.5"),
     ],
 )
 def test_wrong_input_is_refused(call, part):
@@ -226,7 +227,7 @@ def test_without_a_teacher_the_labels_are_all():
 
 
 def test_rounds_with_one_weight_are_fits_one_after_the_other():
-    rounds = gt.guided_rounds(make, DATA, PLAN, rounds=3, alpha=0.4, penalty=1e-3)
+    rounds = guided_rounds(make, DATA, PLAN, rounds=3, alpha=0.4, penalty=1e-3)
     last = fit(gt.GuidedTargets(make(0), penalty=1e-3), DATA, PLAN).student
     for k in (1, 2):
         last = fit(gt.GuidedTargets(make(k), last, alpha=0.4, penalty=1e-3), DATA, PLAN).student
@@ -235,7 +236,7 @@ def test_rounds_with_one_weight_are_fits_one_after_the_other():
 
 
 def test_the_best_weight_costs_one_more_training_a_round():
-    rounds = gt.guided_rounds(make, DATA, PLAN, held_out=HELD_OUT, rounds=3, penalty=0.0)
+    rounds = guided_rounds(make, DATA, PLAN, held_out=HELD_OUT, rounds=3, penalty=0.0)
     assert [r.trainings for r in rounds] == [1, 3, 5] and all(0 <= r.alpha <= 1 for r in rounds)
     alone = fit(gt.GuidedTargets(make(4), rounds[0].student, alpha=0.0, penalty=0.0), DATA, PLAN).student
     (p_a, label), (p_b, _) = predict(rounds[0].student, HELD_OUT), predict(alone, HELD_OUT)

@@ -147,7 +147,7 @@ def test_wrong_input_is_refused(options, data, part):
 
 @pytest.mark.parametrize("classes", [-1, 1])
 def test_a_table_without_classes_is_refused(classes):
-    with pytest.raises(UserError, match="at least two"):
+    with pytest.raises(UserError, match="a whole number from 2"):
         PsKd(net(), rows=ROWS, classes=classes)
 
 

@@ -15,7 +15,7 @@ from redistill.supervised.targets import mix
 from redistill.supervised.weights import Answers, Boosting, Equal, discordance
 
 NOW, ROWS = Progress(epoch=1, epochs=2), 12
-FREE = {"most": math.inf, "cap": None}
+FREE = {"most": None, "cap": None}
 
 
 def answers(classes: int, wrong: list[int], rows: int = ROWS, seed: int = 0) -> Answers:
@@ -66,13 +66,13 @@ def test_weights_stay_positive_with_mean_one(discord, soft, every):
 def test_the_step_is_the_formula_and_most_bounds_it():
     said = answers(4, [2, 3, 4])
     beta = math.log(0.75 / 0.25) + math.log(3)
-    for most, step in ((math.inf, beta), (0.7, 0.7)):
+    for most, step in ((None, beta), (0.7, 0.7)):
         table = updated(Boosting(most=most, cap=None), said)
         torch.testing.assert_close(table[2, 0] / table[0, 0], torch.tensor(math.exp(step), dtype=torch.float64))
 
 
 def test_a_cap_bounds_the_weight_of_a_row():
-    free, capped = (updated(Boosting(most=math.inf, cap=cap), answers(2, [0])) for cap in (None, 2.0))
+    free, capped = (updated(Boosting(most=None, cap=cap), answers(2, [0])) for cap in (None, 2.0))
     assert free[0, 0] == pytest.approx(6.0)  # half of 12; the other rows keep 6 together
     assert capped[0, 0] == pytest.approx(2 / ((2 + 6) / 12))  # clamped, then normalised once
 

@@ -77,9 +77,9 @@ def test_class_probabilities_sum_the_joint_ones():
 @pytest.mark.parametrize(
     ("make", "part"),
     [
-        (lambda: Rotations(3), "half turns 2"),
-        (lambda: ColourOrders(4), "6 orders"),
-        (lambda: Same(0), "at least 1"),
+        (lambda: Rotations(3), "valid: 2, 4"),
+        (lambda: ColourOrders(4), "valid: 3, 6"),
+        (lambda: Same(0), "a whole number from 1"),
         (lambda: Rotations()(IMAGE[..., :4]), "squares"),
         (lambda: ColourOrders()(IMAGE[:, :1]), "need 3"),
     ],

@@ -47,9 +47,13 @@ def run(
 
 def carry_out(wanted: Recipe, resume: bool = False, until: int | None = None) -> str:
     """Check a recipe whole and run it; returns what was written."""
+    from redistill.core.build import read_options
+
     target = runnable(wanted.method, _kind(wanted.models, "student"))
     if not isinstance(target, type):
         _check_procedure(wanted, target, resume, until)
+    with theirs():
+        read_options(target, wanted.options)  # before anything heavy is loaded
     stored = {"teacher": None} if wanted.data.teacher_logits else {}
     roles = check_roles(target, wanted.method, {**stored, **wanted.models})
     _check_out(wanted.out, resume, ["checkpoints", "log.jsonl"] if isinstance(target, type) else [])
@@ -246,8 +250,6 @@ def _plan(given: dict[str, Any]) -> Any:
             optim.build([torch.nn.Parameter(torch.zeros(1))])
     except ValueError as error:
         raise UserError(files.first_line(error), place="plan") from error
-    if not -(2**63) <= plan.seed < 2**63:
-        raise UserError(f"{plan.seed} has more than 64 bits", place="plan.seed")
     for name in plan.trackers:
         if find_spec(name) is None:
             raise need("trackers" if name == "tensorboard" else name, name)

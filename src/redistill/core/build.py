@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import NoneType
-from typing import Any, get_args, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from redistill.core.errors import UserError, nearest, unknown
 from redistill.core.slot import Slot, options
+from redistill.core.types import words_of
 
 
 def build(
@@ -21,19 +22,24 @@ def build(
 
     Raises :class:`UserError` with the place, the value and the nearest valid word for an unknown or mistyped option.
     """
-    given, known = dict(given or {}), options(cls)
-    for option in given:
-        if option not in known:
-            raise unknown("option", option, known, place=f"{place}.{option}")
-    hints = hints_of(cls)
-    values = {n: convert(v, hints.get(n, Any), place=f"{place}.{n}", near=cls.__module__) for n, v in given.items()}
-    required = [n for n, p in known.items() if p.default is inspect.Parameter.empty and n not in values]
+    values = read_options(cls, given or {}, place=place)
+    required = [n for n, p in options(cls).items() if p.default is inspect.Parameter.empty and n not in values]
     if required:
         raise UserError(f"{name or cls.__name__} needs a value for {required[0]!r}", place=place)
     try:
         return cls(*roles, **values)
     except UserError as mistake:
         raise UserError(str(mistake), place=place) from mistake
+
+
+def read_options(cls: Callable[..., Any], given: Mapping[str, Any], *, place: str = "options") -> dict[str, Any]:
+    """The plain values ``given`` as the options of ``cls`` want them. Raises :class:`UserError` as :func:`build`."""
+    known = options(cls)
+    for option in given:
+        if option not in known:
+            raise unknown("option", option, known, place=f"{place}.{option}")
+    hints, near = hints_of(cls), cls.__module__
+    return {n: convert(v, hints.get(n, Any), place=f"{place}.{n}", near=near) for n, v in given.items()}
 
 
 def hints_of(target: Callable[..., Any]) -> dict[str, Any]:
@@ -53,6 +59,8 @@ def convert(value: Any, hint: Any, *, place: str, near: str = "") -> Any:
     except PydanticUserError:
         return TypeAdapter(hint).validate_python(value)
     except ValidationError as wrong:
+        if get_origin(hint) in (Union, UnionType) and sum(map(bool, map(words_of, get_args(hint)))) > 1:
+            raise UserError(f"give {words_of(hint)}, got {str(value)[:40]}", place=place) from wrong
         raise one_line(wrong, place) from wrong
 
 

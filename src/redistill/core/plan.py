@@ -8,11 +8,12 @@ from contextlib import suppress
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
 from redistill.core.build import one_line, validated
 from redistill.core.errors import UserError, unknown
+from redistill.core.types import Count, CountOrZero, NonNegative, Positive, Seed, Share, ShareBelow1, Workers
 from redistill.core.world import is_sharded
 
 
@@ -22,17 +23,17 @@ class Optim(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
-    lr: float = Field(1e-3, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = Field(1e-8, gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
+    lr: NonNegative = 1e-3
+    betas: tuple[ShareBelow1, ShareBelow1] = (0.9, 0.999)  # of adam and adamw
+    eps: Positive = 1e-8
+    momentum: ShareBelow1 = 0.9  # of sgd
     nesterov: bool = False
-    weight_decay: float = Field(0.0, ge=0)
-    clip: float | None = Field(None, gt=0, description="greatest norm of the gradient")
+    weight_decay: NonNegative = 0.0
+    clip: Positive | None = None  # greatest norm of the gradient
     schedule: Literal["constant", "cosine", "linear", "multistep"] = "constant"
-    warmup: int = Field(0, ge=0, description="steps of linear growth from 0")
-    milestones: tuple[float, ...] = (0.5, 0.75)
-    gamma: float = Field(0.1, gt=0)
+    warmup: CountOrZero = 0  # steps of linear growth from 0
+    milestones: tuple[Share, ...] = (0.5, 0.75)  # of the run, where multistep multiplies the rate
+    gamma: Positive = 0.1  # by this
 
     def factor(self, step: int, steps: int) -> float:
         """What the learning rate is multiplied by at ``step`` of ``steps``: a pure function, no state to save."""
@@ -70,20 +71,20 @@ class Optim(BaseModel):
 class Plan(Optim):
     """The budget of a run. ``steps`` or ``epochs``; ``turns`` overrides the optimiser turn by turn."""
 
-    steps: int | None = Field(None, gt=0)
-    epochs: int | None = Field(None, gt=0)
-    batch_size: int = Field(64, gt=0, description="rows of a global batch: over all ranks and micro-batches")
-    accumulate: int = Field(1, gt=0, description="micro-batches that a rank's part is cut into")
-    drop_last: bool = False
-    workers: int = Field(0, ge=0, le=64, description="processes that load data")
-    turns: dict[str, dict[str, Any]] = {}
+    steps: Count | None = None
+    epochs: Count | None = None
+    batch_size: Count = 64  # rows of a global batch: over all ranks and micro-batches
+    accumulate: Count = 1  # micro-batches that a rank's part is cut into
+    drop_last: bool = False  # leave out the last batch of an epoch where it is smaller
+    workers: Workers = 0  # processes that load data
+    turns: dict[str, dict[str, Any]] = {}  # turn: what is other in its optimiser
     precision: Literal["fp32", "bf16"] = "fp32"
-    parallel: Literal["replicate", "shard"] = "replicate"
+    parallel: Literal["replicate", "shard"] = "replicate"  # what several devices do with a network
     device: str = "auto"
-    seed: int = 0
-    log_every: int = Field(10, gt=0)
-    save_every: int | None = Field(None, gt=0, description="steps between checkpoints; without it ten minutes")
-    keep: int = Field(2, gt=0, description="checkpoints kept")
+    seed: Seed = 0
+    log_every: Count = 10  # steps between logged rows
+    save_every: Count | None = None  # steps between checkpoints; without it ten minutes
+    keep: Count = 2  # checkpoints kept
     trackers: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
 
     def __init__(self, **given: Any) -> None:

@@ -11,6 +11,7 @@ import inspect
 import math
 import numbers
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, wraps
 from types import UnionType
@@ -38,13 +39,14 @@ class Range:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         """Pydantic's rules for the number, but no ``true``; then this range."""
-        from pydantic_core import core_schema
+        from pydantic_core import ValidationError, core_schema
 
         def ours(value: Any, convert: Callable[[Any], Any]) -> Any:
-            found = value if isinstance(value, bool) else convert(value)
-            if found not in self:
-                raise ValueError(f"give {self.words}, got {str(value)[:40]}")
-            return found
+            with suppress(ValidationError):
+                found = value if isinstance(value, bool) else convert(value)
+                if found in self:
+                    return found
+            raise ValueError(f"give {self.words}, got {str(value)[:40]}")
 
         return core_schema.no_info_wrap_validator_function(ours, handler(source))
 
@@ -56,12 +58,15 @@ def _is_real(value: Any) -> bool:
 Finite = Annotated[float, Range("a finite number")]
 Positive = Annotated[float, Range("a number above 0", 0, above=True)]
 NonNegative = Annotated[float, Range("a number from 0 up", 0)]
+From1 = Annotated[float, Range("a number from 1 up", 1)]
 Share = Annotated[float, Range("a number from 0 to 1", 0, 1)]
 PositiveShare = Annotated[float, Range("a number above 0, at most 1", 0, 1, above=True)]
 ShareBelow1 = Annotated[float, Range("a number from 0, below 1", 0, 1, below=True)]
 ShareInside = Annotated[float, Range("a number above 0, below 1", 0, 1, above=True, below=True)]
 Count = Annotated[int, Range("a whole number from 1", 1, 2**63, below=True)]
+TwoOrMore = Annotated[int, Range("a whole number from 2", 2, 2**63, below=True)]
 CountOrZero = Annotated[int, Range("a whole number from 0", 0, 2**63, below=True)]
+Workers = Annotated[int, Range("a whole number from 0 to 64", 0, 64)]
 Seed = Annotated[int, Range("a whole number from 0, below 2^63", 0, 2**63, below=True)]
 
 
@@ -100,10 +105,16 @@ def _hints(function: Callable[..., Any]) -> list[tuple[str, Any]]:
 
 def words_of(hint: Any) -> str:
     """What a hint says of a value beyond its type; empty where it says nothing."""
-    if get_origin(hint) is Literal:
-        return " or ".join(map(str, get_args(hint)))
-    own = (m.words for m in getattr(hint, "__metadata__", ()) if isinstance(m, Range))
-    return next(own, "") or next(filter(None, map(words_of, get_args(hint))), "")
+    kind, inner = get_origin(hint), get_args(hint)
+    if kind is Literal:
+        return " or ".join(map(str, inner))
+    if kind in (Union, UnionType):
+        return " or ".join(dict.fromkeys(filter(None, map(words_of, inner))))
+    if kind in (tuple, list, dict):
+        part = inner[kind is dict]
+        each = words_of(part) or _NAMES.get(part, getattr(part, "__name__", "anything"))
+        return f"a {'table' if kind is dict else 'list'}, each {each}"
+    return next((m.words for m in getattr(hint, "__metadata__", ()) if isinstance(m, Range)), "")
 
 
 def _wrong(value: Any, hint: Any) -> str:
@@ -116,28 +127,26 @@ def _wrong(value: Any, hint: Any) -> str:
         ranges = (m for m in inner[1:] if isinstance(m, Range))
         return next((f"give {r.words}" for r in ranges if value not in r or not fits), "")
     if kind in (Union, UnionType):
-        wrong = [_wrong(value, h) or _other_type(value, h) for h in inner]
-        return "" if "" in wrong else next(filter(None, wrong))
+        wrong = [_wrong(value, h) for h in inner if not _other_type(value, h)]
+        if "" in wrong or (wrong and isinstance(value, (tuple, list, dict))):  # what is wrong inside says more
+            return min(wrong)
+        return f"give {words_of(hint)}" if words_of(hint) else _other_type(value, inner[0])
     if kind in (tuple, list, dict):
-        return _wrong_parts(value, kind, inner)
+        return _wrong_parts(value, hint, kind, inner)
     named = hint in (bool, str) or hasattr(hint, "choices")  # a plug-in has choices
     return _other_type(value, hint) if named else ""
 
 
-def _wrong_parts(value: Any, kind: type, inner: tuple[Any, ...]) -> str:
+def _wrong_parts(value: Any, hint: Any, kind: type, inner: tuple[Any, ...]) -> str:
     """The same of a list, a tuple (a list will do for one, as in recipes) or the values of a table."""
-    if kind is dict:
-        parts, hints = list(value.values()) if isinstance(value, dict) else None, inner[1:]
-    else:
-        parts, hints = list(value) if isinstance(value, (tuple, list)) else None, inner
-    if parts is None:
-        each = words_of(inner[0]) or getattr(inner[0], "__name__", "")
-        return "give a table" if kind is dict else f"give a list, each {each}".removesuffix(", each ")
+    if not isinstance(value, dict if kind is dict else (tuple, list)):
+        return f"give {words_of(hint)}"
+    parts = list(value.values() if isinstance(value, dict) else value)
     fixed = kind is tuple and inner[-1] is not Ellipsis
     if fixed and len(parts) != len(inner):
         return f"give {len(inner)} of them"
-    each_hint = hints if fixed else hints[:1] * len(parts)
-    return next(filter(None, map(_wrong, parts, each_hint)), "")
+    each = inner if fixed else (inner[kind is dict],) * len(parts)
+    return next(filter(None, map(_wrong, parts, each)), "")
 
 
 def _other_type(value: Any, hint: Any) -> str:

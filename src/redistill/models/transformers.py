@@ -260,7 +260,7 @@ def load_causal_lm(
 
 
 def load_classifier(
-    source: str | Path, *, dtype: str = "float32", classes: int | Sequence[str] | None = None, seed: Seed = 0
+    source: str | Path, *, dtype: str = "float32", classes: Count | Sequence[str] | None = None, seed: Seed = 0
 ) -> Classifier:  # fmt: skip
     """A sequence classifier from a transformers folder or a Hub name.
 

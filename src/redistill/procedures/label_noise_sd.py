@@ -5,24 +5,25 @@ from __future__ import annotations
 from typing import Any
 
 from redistill.core.errors import UserError
+from redistill.core.types import Finite, Seed, ShareInside, checked
 from redistill.methods.analysis.label_noise_sd import distil_through_noise
 from redistill.procedures.job import Job
 
 NEEDS = ("rows", "plan")
 
 
+@checked
 def run(
     job: Job,
     student: Any,
     *,
-    weights: tuple[float, ...] = (0.5, 1.0, 1.25, 1.5, 2.0),
-    fresh: bool = True,
-    validation: float = 0.25,
-    seed: int = 0,
+    weights: tuple[Finite, ...] = (0.5, 1.0, 1.25, 1.5, 2.0),  # of the teacher, a student each
+    fresh: bool = True,  # start from new weights of the network's kind, not from those it came with
+    validation: ShareInside = 0.25,  # of the rows, which choose
+    seed: Seed = 0,  # of the split and of new weights
 ) -> str:
     """A teacher on the (noisy) labels and one student for each of ``weights``; held-out rows choose. Writes the
-    accuracies as JSON and the best network's weights. ``fresh``: networks start from new weights of their kind (else
-    from those they came with)."""
+    accuracies as JSON and the best network's weights."""
     if not weights:
         raise UserError("no weight to try; give some, as [1, 1.5]", place="options.weights")
     used, held = job.split(validation, seed)

@@ -8,16 +8,24 @@ from dataclasses import replace
 import numpy as np
 
 from redistill.core.errors import UserError, unknown
+from redistill.core.types import CountOrZero, Seed, ShareInside, checked
 from redistill.methods.analysis.repeated_sd import fit_repeated
 from redistill.procedures.job import Job
 
 NEEDS = ("rows",)
 
 
-def run(job: Job, *, target: str, rounds: int = 2, validation: float = 0.25, seed: int = 0) -> str:
-    """Ridge regression with ``rounds`` of self-distillation; ``validation`` of the rows choose the penalty and the
-    weights. Writes the linear model as JSON, with the weights ``xi`` round by round where rounds can play the chosen
-    mixture ``xi_bar``."""
+@checked
+def run(
+    job: Job,
+    *,
+    target: str,  # the column to predict
+    rounds: CountOrZero = 2,  # of self-distillation; 0 is plain ridge
+    validation: ShareInside = 0.25,  # of the rows, which choose the penalty and the weights
+    seed: Seed = 0,  # of the split
+) -> str:
+    """Ridge regression with rounds of self-distillation. Writes the linear model as JSON, with the weights ``xi`` round
+    by round where rounds can play the chosen mixture ``xi_bar``."""
     columns = _finite_numbers(job.rows, target)
     names = [name for name in columns if name != target]
     halves = replace(job, rows=columns).split(validation, seed)

@@ -10,6 +10,7 @@ import torch
 
 from redistill.core.errors import UserError, unknown
 from redistill.core.source import NoData, table
+from redistill.core.types import Count, NonNegative, Positive, Seed, Share, ShareInside, checked
 from redistill.methods.analysis.scaling_laws import runs as scaling_runs
 from redistill.models.transformers import CausalLm, check_vocabularies
 from redistill.procedures.job import Job
@@ -18,21 +19,21 @@ from redistill.theory.scaling_files import COLUMNS
 NEEDS = ("rows", "plan")
 
 
+@checked
 def run(
     job: Job,
     student: Any,
     teacher: Any = None,
     *,
-    tokens: list[int],
-    validation: float = 0.1,
-    soft_weight: float = 1.0,
-    temperature: float = 1.0,
-    z_loss: float = 0.0,
-    seed: int = 0,
+    tokens: list[Count],  # to train on, a run each
+    validation: ShareInside = 0.1,  # of the rows, which measure every loss
+    soft_weight: Share = 1.0,  # of the loss that is the teacher's
+    temperature: Positive = 1.0,  # of both models' scores
+    z_loss: NonNegative = 0.0,  # weight of the squared log-partition
+    seed: Seed = 0,  # of the split and of new weights
 ) -> str:
     """Train models of the student's configuration from scratch on ``tokens`` tokens each, from the text and, where one
-    is given, from the teacher. The rows' column ``ids`` [B, T] holds token ids; a share ``validation`` of them measures
-    every loss. Writes the runs as CSV."""
+    is given, from the teacher. The rows' column ``ids`` [B, T] holds token ids. Writes the runs as CSV."""
     text, held = _split(_ids(job.rows), validation, seed)
     _check(student, teacher, text, held)
     _check_tokens(tokens, job.plan.batch_size * text.shape[1], text.numel())
@@ -71,9 +72,8 @@ def _ids(rows: Any) -> Any:
 
 def _split(ids: Any, share: float, seed: int) -> tuple[Any, Any]:
     """Rows to train on, in a random order, and rows to measure on."""
-    if not 0 < share < 1 or len(ids) < 2:
-        said = f"validation={share} of {len(ids)} rows; give a share between 0 and 1 that leaves rows on both sides"
-        raise UserError(said, place="options.validation")
+    if len(ids) < 2:
+        raise UserError(f"{len(ids)} rows; give two or more, to train on and to measure on", place="data")
     order = np.random.default_rng(seed).permutation(len(ids))
     at = len(ids) - min(len(ids) - 1, max(1, round(share * len(ids))))
     return ids[order[:at]], ids[order[at:]]

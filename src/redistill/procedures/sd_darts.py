@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from redistill.core import Plan, UserError, fit
+from redistill.core.types import Count, CountOrZero, NonNegative, Positive, ShareBelow1, checked
 from redistill.methods.supervised.sd_darts import SdDarts, Vote
 from redistill.procedures.job import Job
 from redistill.rivals.darts import halves
@@ -14,20 +15,21 @@ from redistill.supervised.classifier import Classification
 NEEDS = ("rows", "plan", "resume")
 
 
+@checked
 def run(
     job: Job,
     student: nn.Module,
     *,
-    retrain_epochs: int = 200,
-    snapshots: int = 3,
-    every: int = 1,
-    soft_weight: float = 1.0,
-    temperature: float = 1.0,
-    vote: Vote | None = None,
-    distil_alpha: bool = False,
-    warmup: float = 0.1,
-    unroll: float = 0.0,
-    keep: int | None = None,
+    retrain_epochs: CountOrZero = 200,  # of the network that was found; 0: search only
+    snapshots: Count = 3,  # K, of the supernet, which vote
+    every: Count = 1,  # epochs between snapshots
+    soft_weight: NonNegative = 1.0,  # lambda_SD; 0 is plain DARTS
+    temperature: Positive = 1.0,  # T
+    vote: Vote | None = None,  # soft_vote if left out
+    distil_alpha: bool = False,  # the architecture's turn gets the same term
+    warmup: ShareBelow1 = 0.1,  # share of the run without the architecture's turn
+    unroll: NonNegative = 0.0,  # rate of the look ahead (second order); 0: first order
+    keep: Count | None = None,  # edges into a node that stay; edge by edge if left out
 ) -> str:
     """Search in the supernet ``student``, then train what was found on all rows with the optimiser of the turn
     ``weights``.
@@ -36,8 +38,6 @@ def run(
     supernet then needs ``fresh(genotype)``, a network with new weights. A job that resumes goes on from the last
     checkpoint of either training, to the same bits.
     """
-    if retrain_epochs < 0:
-        raise UserError(f"retrain_epochs={retrain_epochs}; give 1 or more, or 0 to search only", place="retrain_epochs")
     if retrain_epochs and not hasattr(student, "fresh"):
         raise UserError("it has no 'fresh' to be trained anew with; add it, or write retrain_epochs: 0",
                         place="models.student")  # fmt: skip

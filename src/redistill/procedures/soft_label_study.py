@@ -6,14 +6,15 @@ from functools import partial
 from typing import Any
 
 from redistill.beds.metrics import classification
-from redistill.core.errors import UserError
-from redistill.methods.analysis.soft_label_study import Bench, Setting, plane, star
+from redistill.core.types import Count, Positive, PositiveShare, Seed, Share, ShareInside, checked
+from redistill.methods.analysis.soft_label_study import Bench, Form, Part, Setting, plane, star
 from redistill.methods.analysis.soft_label_study.effects import explained
 from redistill.procedures.job import Job
 
 NEEDS = ("rows", "plan")
 
 
+@checked
 def run(
     job: Job,
     student: Any,
@@ -21,21 +22,18 @@ def run(
     other_student: Any = None,
     other_teacher: Any = None,
     *,
-    temperatures: tuple[float, ...] = (1, 2, 4, 8, 16),
-    weights: tuple[float, ...] = (0, 0.3, 0.5, 0.7, 0.9, 1),
-    forms: tuple[str, ...] = ("kd", "hard"),
-    parts: tuple[str, ...] = ("whole", "confidence", "shuffled", "average", "smoothed"),
-    shares: tuple[float, ...] = (1, 0.1),
-    repeats: int = 3,
-    fresh: bool = True,
-    validation: float = 0.25,
-    seed: int = 0,
+    temperatures: tuple[Positive, ...] = (1, 2, 4, 8, 16),  # each with every weight
+    weights: tuple[Share, ...] = (0, 0.3, 0.5, 0.7, 0.9, 1),  # of the teacher
+    forms: tuple[Form, ...] = ("kd", "hard"),  # of the soft loss
+    parts: tuple[Part, ...] = ("whole", "confidence", "shuffled", "average", "smoothed"),  # what is left of soft labels
+    shares: tuple[PositiveShare, ...] = (1, 0.1),  # of the training rows
+    repeats: Count = 3,  # of every setting
+    fresh: bool = True,  # start from new weights of a student's kind, not from those it came with
+    validation: ShareInside = 0.25,  # of the rows, which judge
+    seed: Seed = 0,  # of the split and of new weights
 ) -> str:
     """The loss of logit distillation through its factors: every temperature with every weight, and the rest one at a
-    time around T = 4 and weight 0.7, ``repeats`` times. Writes the runs as CSV and what each factor explains as
-    Markdown. ``fresh``: students start from new weights of their kind (else from those they came with)."""
-    if repeats < 1:
-        raise UserError(f"repeats={repeats}; give a number from 1 up", place="options.repeats")
+    time around T = 4 and weight 0.7. Writes the runs as CSV and what each factor explains as Markdown."""
     used, held = job.split(validation, seed)
     teachers = {"teacher": teacher} | ({"other": other_teacher} if other_teacher is not None else {})
     starts = {"student": job.starts("student", student, fresh=fresh)}

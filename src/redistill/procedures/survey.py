@@ -10,6 +10,7 @@ import torch
 from redistill.core.errors import UserError
 from redistill.core.modes import evaluating
 from redistill.core.source import table
+from redistill.core.types import Count, NonNegative, Seed, ShareInside, TwoOrMore, checked
 from redistill.methods.analysis.survey import as_csv, as_markdown, compare
 from redistill.methods.analysis.survey.baselines import Pair, carried
 from redistill.procedures.job import Job
@@ -18,25 +19,24 @@ from redistill.supervised.classifier import logits
 NEEDS = ("rows", "plan")
 
 
+@checked
 def run(
     job: Job,
     student: Any,
     teacher: Any,
     *,
-    classes: int,
-    input_shape: list[int],
-    stages: list[str],
-    embedding: str,
-    teacher_stages: list[str] | None = None,
+    classes: TwoOrMore,
+    input_shape: list[Count],  # of one row, for the adapters
+    stages: list[str],  # names of named_modules(), shallow to deep
+    embedding: str,  # the last layer before the head
+    teacher_stages: list[str] | None = None,  # where the teacher's names differ
     teacher_embedding: str | None = None,
-    baselines: dict[str, float] | list[str] | None = None,
-    fresh: bool = True,
-    validation: float = 0.25,
-    seed: int = 0,
+    baselines: dict[str, NonNegative] | list[str] | None = None,  # some, perhaps with factors of their weights, or all
+    fresh: bool = True,  # start from new weights of the student's kind, not from those it came with
+    validation: ShareInside = 0.25,  # of the rows, which judge
+    seed: Seed = 0,  # of the split and of new weights
 ) -> str:
-    """The classic baselines on two networks, judged on a share ``validation`` of the rows; ``baselines``: some of them,
-    perhaps with factors of their weights. Writes the table as CSV and Markdown, anew after each baseline. ``fresh``:
-    students start from new weights of their kind (else from those they came with)."""
+    """The classic baselines on two networks. Writes the table as CSV and Markdown, anew after each baseline."""
     used, held = job.split(validation, seed)
     accuracy = _accuracy_on(held, job.plan.batch_size)
     _check_teacher(accuracy(teacher)["accuracy"], classes)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from redistill.core import UserError
+from redistill.core.types import NonNegative, Positive
 from redistill.losses.features import attention_transfer, check_tokens
 from redistill.supervised.features import FeatureMatch, Shape
 
@@ -18,7 +19,11 @@ from redistill.supervised.features import FeatureMatch, Shape
 class Attention(FeatureMatch):
     """weight times the mean square of the difference of both attention maps."""
 
-    def __init__(self, weight: float = 1000.0, power: float = 2.0) -> None:
+    def __init__(
+        self,
+        weight: NonNegative = 1000.0,
+        power: Positive = 2.0,  # of the activations that a map sums
+    ) -> None:
         self.weight, self.power = weight, power
 
     def adapter(self, student: Shape, teacher: Shape) -> nn.Module:

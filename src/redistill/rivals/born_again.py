@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from redistill.core import Plan, fit
+from redistill.core.types import NonNegative
 from redistill.supervised.classifier import Classification, Distillation
 from redistill.supervised.temperature import Constant
 
 
-def next_generation(student: nn.Module, last: nn.Module, weight: float = 1.0) -> Distillation:
+def next_generation(student: nn.Module, last: nn.Module, weight: NonNegative = 1.0) -> Distillation:
     """One generation, taught by the ``last`` one."""
     return Distillation(student, last, temperature=Constant(1.0), hard_weight=1.0, soft_weight=weight)
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from redistill.core import Loss, Method, Progress, UserError
 from redistill.core.method import Batch
+from redistill.core.types import Count, NonNegative, Positive, Share, TwoOrMore
 from redistill.supervised.branches import Branches, stage_shapes
 from redistill.supervised.layers import logits_and_features, pooled
 from redistill.supervised.matches import Kd
@@ -24,16 +25,22 @@ kd = Kd()
 
 
 class BeYourOwnTeacher(Method):
-    """``layers``: the stages from shallow to deep; all but the last get a branch, which ends in as many channels as the
-    last one has (phi, pooled)."""
+    """A branch ends in as many channels as the last stage has (phi, pooled)."""
 
     trains = {"student": ("student", "branches")}
     needs = ("label",)
 
     def __init__(
-        self, student: nn.Module, *, layers: list[str], input_shape: list[int], classes: int, a: float = 0.1,
-        tau: float = 3.0, beta: float = 1.3e-4,
-    ) -> None:  # fmt: skip
+        self,
+        student: nn.Module,
+        *,
+        layers: list[str],  # the stages, shallow to deep; all but the last get a branch
+        input_shape: list[Count],  # of one row
+        classes: TwoOrMore,
+        a: Share = 0.1,  # the end's weight; the rest goes to the labels
+        tau: Positive = 3.0,
+        beta: NonNegative = 1.3e-4,  # weight of the embeddings
+    ) -> None:
         super().__init__()
         if len(layers) < 2:
             raise UserError(f"{len(layers)} stages; give two or more, the last one teaches", place="layers")

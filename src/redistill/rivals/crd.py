@@ -23,6 +23,7 @@ from torch.nn.functional import logsigmoid, normalize
 
 from redistill.core import Loss, Progress, UserError
 from redistill.core.method import Batch
+from redistill.core.types import Count, NonNegative, Positive, Share
 from redistill.supervised.features import BesideFeatures
 from redistill.supervised.layers import pooled, width
 from redistill.supervised.targets import check_fits
@@ -31,21 +32,26 @@ UNSEEN = -1  # class of a bank row that no batch has held yet
 
 
 class ContrastiveDistillation(BesideFeatures):
-    """Contrastive representation distillation between one layer of each network, usually the last before the head.
-
-    ``rows``: size of the training set. ``negatives``: m, drawn for every row and step (the paper: 16,384).
-    """
+    """Contrastive representation distillation between one layer of each network, usually the last before the head."""
 
     def __init__(
-        self, student: nn.Module, teacher: nn.Module, *, layer: str, input_shape: list[int], rows: int,
-        teacher_layer: str | None = None, size: int = 128, negatives: int = 256, tau: float = 0.07,
-        momentum: float = 0.5, contrast_weight: float = 0.8,
-    ) -> None:  # fmt: skip
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        *,
+        layer: str,
+        input_shape: list[Count],  # of one row
+        rows: Count,  # size of the training set
+        teacher_layer: str | None = None,  # where the teacher's name differs
+        size: Count = 128,  # of the space that both are compared in
+        negatives: Count = 256,  # m, drawn for every row and step (the paper: 16,384)
+        tau: Positive = 0.07,
+        momentum: Share = 0.5,  # of the bank
+        contrast_weight: NonNegative = 0.8,
+    ) -> None:
         super().__init__(
             student, teacher, [layer], [teacher_layer or layer], input_shape, hard_weight=1.0, soft_weight=0.0
         )
-        if not tau > 0:
-            raise UserError(f"{tau} must be above 0", place="tau")
         log_normaliser(1 / tau, size)  # refuses one that is too small before any step
         self.negatives, self.tau, self.momentum, self.contrast_weight = negatives, tau, momentum, contrast_weight
         self.train_beside("embeddings", nn.ModuleList(nn.Linear(width(shape), size) for shape in self.shapes[0]))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from redistill.core import Loss, Method, Progress
 from redistill.core.method import Batch
+from redistill.core.types import NonNegative, Positive
 from redistill.supervised.classifier import logits
 from redistill.supervised.matches import Kd
 from redistill.supervised.targets import cross_entropy
@@ -27,7 +28,7 @@ class ClassWise(Method):
 
     needs = ("label",)
 
-    def __init__(self, student: nn.Module, *, tau: float = 4.0, weight: float = 1.0) -> None:
+    def __init__(self, student: nn.Module, *, tau: Positive = 4.0, weight: NonNegative = 1.0) -> None:
         super().__init__()
         self.student, self.tau, self.weight = student, tau, weight
 

@@ -9,7 +9,6 @@ too.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch.func import functional_call
 
 from redistill.core import Loss, Method, Progress, UserError
 from redistill.core.method import Again, Batch
+from redistill.core.types import Count, NonNegative, ShareBelow1
 from redistill.core.world import is_sharded, whole
 
 cross_entropy = nn.functional.cross_entropy
@@ -53,8 +53,8 @@ class Darts(Method):
         alpha <- alpha - eta_a grad_alpha L_val(w - unroll grad_w L_train(w, alpha), alpha),   then
         w     <- w - eta_w grad_w L_train(w, alpha),            both on one pair of batches
 
-    ``warmup``: share of the run in which w learns alone. ``keep``: how :func:`discretise` cuts. What ``fit`` gives back
-    is the network that was cut out, with its weights in the supernet, which is not trained to stand alone.
+    ``keep`` is that of :func:`discretise`. What ``fit`` gives back is the network that was cut out, with its weights in
+    the supernet, which is not trained to stand alone.
     Micro-batches are exact for ``unroll`` = 0 only: a look-ahead of a part is no part of the look-ahead.
     """
 
@@ -62,16 +62,15 @@ class Darts(Method):
     needs = ("image", "label", "val_image", "val_label")
 
     def __init__(
-        self, student: nn.Module, architecture: nn.Module | None = None, *, warmup: float = 0.1, unroll: float = 0.0,
-        keep: int | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        student: nn.Module,
+        architecture: nn.Module | None = None,
+        *,
+        warmup: ShareBelow1 = 0.1,  # share of the run in which w learns alone
+        unroll: NonNegative = 0.0,  # rate of the look-ahead; 0 is the first order
+        keep: Count | None = None,  # edges into a node that stay; edge by edge if left out
+    ) -> None:
         super().__init__()
-        if not 0 <= warmup < 1:
-            raise UserError(f"warmup={warmup}; give a share of the run from 0, below 1", place="warmup")
-        if not 0 <= unroll < math.inf:
-            raise UserError(f"unroll={unroll}; give a rate above 0, or 0 for the first order", place="unroll")
-        if keep is not None and keep < 1:
-            raise UserError(f"keep={keep}; give 1 or more edges, or none to cut edge by edge", place="keep")
         _check_supernet(student)
         edges, operations = len(student.edges), len(student.operations)  # type: ignore[arg-type]
         made = architecture or Architecture(edges, operations).to(next(student.parameters()))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from redistill.core.types import NonNegative
 from redistill.losses.features import check_tokens, hint
 from redistill.supervised.features import FeatureMatch, Shape
 from redistill.supervised.layers import pooled, width
@@ -20,11 +21,14 @@ from redistill.supervised.layers import pooled, width
 class Hint(FeatureMatch):
     """weight times the mean square of r(F_S) - F_T, r a 1x1 convolution with batch norm and ReLU.
 
-    A map against a vector is averaged first; vectors and tokens, equally many, have a linear r. ``relu=False`` for a
-    teacher's maps that can be negative.
+    A map against a vector is averaged first; vectors and tokens, equally many, have a linear r.
     """
 
-    def __init__(self, weight: float = 100.0, relu: bool = True) -> None:
+    def __init__(
+        self,
+        weight: NonNegative = 100.0,
+        relu: bool = True,  # false for a teacher's maps that can be negative
+    ) -> None:
         self.weight, self.relu = weight, relu
 
     def adapter(self, student: Shape, teacher: Shape) -> nn.Module:

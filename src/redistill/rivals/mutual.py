@@ -14,6 +14,7 @@ from torch import nn
 
 from redistill.core import Loss, Method, Progress, UserError
 from redistill.core.method import Again, Batch
+from redistill.core.types import NonNegative
 from redistill.supervised.classifier import logits
 from redistill.supervised.matches import Kd
 from redistill.supervised.targets import cross_entropy
@@ -26,7 +27,7 @@ class MutualLearning(Method):
 
     needs = ("label",)
 
-    def __init__(self, student: nn.Module, *peers: nn.Module, weight: float = 1.0) -> None:
+    def __init__(self, student: nn.Module, *peers: nn.Module, weight: NonNegative = 1.0) -> None:
         super().__init__()
         self.weight = weight
         if not peers:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from redistill.core import Loss, Method, Progress, UserError
 from redistill.core.method import Batch, bare_progress
 from redistill.core.progress import seed_of
+from redistill.core.types import Count
 
 Array = np.ndarray
 
@@ -95,7 +96,7 @@ class PrototypicalNetwork(Method):
 
     needs = ("image",)
 
-    def __init__(self, student: nn.Module, *, shots: int = 5) -> None:
+    def __init__(self, student: nn.Module, *, shots: Count = 5) -> None:
         super().__init__()
         self.student, self.shots = student, shots
 

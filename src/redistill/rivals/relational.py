@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from redistill.core.types import NonNegative
 from redistill.losses.relations import angle_relation, distance_relation
 from redistill.supervised.features import FeatureMatch
 from redistill.supervised.layers import pooled
@@ -18,7 +19,7 @@ from redistill.supervised.layers import pooled
 class Relational(FeatureMatch):
     """distance RKD-D + angle RKD-A among the rows' pooled features."""
 
-    def __init__(self, distance: float = 25.0, angle: float = 50.0) -> None:
+    def __init__(self, distance: NonNegative = 25.0, angle: NonNegative = 50.0) -> None:
         self.distance, self.angle = distance, angle
 
     def __call__(self, student: Tensor, teacher: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from redistill.core.types import NonNegative
 from redistill.losses.relations import similarity_relation
 from redistill.supervised.features import FeatureMatch
 
@@ -17,7 +18,7 @@ from redistill.supervised.features import FeatureMatch
 class SimilarityPreserving(FeatureMatch):
     """weight times the mean square of the difference of both tables of similarities of rows."""
 
-    def __init__(self, weight: float = 3000.0) -> None:
+    def __init__(self, weight: NonNegative = 3000.0) -> None:
         self.weight = weight
 
     def __call__(self, student: Tensor, teacher: Tensor) -> Tensor:

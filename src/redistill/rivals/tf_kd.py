@@ -21,18 +21,25 @@ from torch import nn
 
 from redistill.core import Progress, UserError
 from redistill.core.method import Batch
+from redistill.core.types import Positive, PositiveShare, Share, TwoOrMore
 from redistill.supervised.classifier import Distillation
 from redistill.supervised.temperature import Constant
 
 
 class VirtualTeacher(Distillation):
-    """``correct``: how often the rule is right; ``share``: what it has of the loss; ``tau`` softens its answer."""
+    """A rule in the place of a trained teacher."""
 
     def __init__(
-        self, student: nn.Module, *, classes: int, correct: float = 0.99, tau: float = 20.0, share: float = 0.1
+        self,
+        student: nn.Module,
+        *,
+        classes: TwoOrMore,
+        correct: PositiveShare = 0.99,  # how often the rule is right
+        tau: Positive = 20.0,  # softens its answer
+        share: Share = 0.1,  # of the loss that is the rule's
     ) -> None:
         super().__init__(student, None, temperature=Constant(1.0), hard_weight=1 - share, soft_weight=share)
-        if not 1 / classes < correct <= 1:
+        if correct <= 1 / classes:
             raise UserError(f"correct={correct}; give a number above 1/{classes}, at most 1", place="correct")
         self.needs = ("label",)  # type: ignore[misc]
         self.classes, self.correct, self.tau = classes, correct, tau

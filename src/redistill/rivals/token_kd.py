@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from redistill.core import Loss, Method, Progress, UserError
 from redistill.core.method import Batch
+from redistill.core.types import NonNegative, Positive, Share
 from redistill.language.tokens import log_prob_of
 from redistill.losses.divergences import ForwardKL, reduce
 
@@ -26,12 +27,15 @@ class TokenDistillation(Method):
     """
 
     def __init__(
-        self, student: nn.Module, teacher: nn.Module | None = None, *, soft_weight: float = 1.0,
-        temperature: float = 1.0, z_loss: float = 0.0,
-    ) -> None:  # fmt: skip
+        self,
+        student: nn.Module,
+        teacher: nn.Module | None = None,
+        *,
+        soft_weight: Share = 1.0,  # the teacher's; the rest goes to the text
+        temperature: Positive = 1.0,
+        z_loss: NonNegative = 0.0,  # weight of the squared log-partition
+    ) -> None:
         super().__init__()
-        if not 0 <= soft_weight <= 1:
-            raise UserError(f"soft_weight={soft_weight}; give a number from 0 to 1", place="soft_weight")
         self.student, self.teacher, self.soft_weight, self.z_loss = student, teacher, soft_weight, z_loss
         self.divergence = ForwardKL(temperature=temperature, t_squared=True)
         stored = teacher is None and soft_weight > 0

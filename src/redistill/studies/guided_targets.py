@@ -19,7 +19,8 @@ from redistill.beds.images import Images
 from redistill.core import Method, Plan
 from redistill.core.claims import headline, higher, lower, within
 from redistill.core.study import Budget, Outcome, Study
-from redistill.methods.analysis.guided_targets import GuidedRidge, GuidedTargets, guided_rounds
+from redistill.methods.analysis.guided_targets import GuidedRidge, GuidedTargets
+from redistill.methods.analysis.guided_targets.rounds import guided_rounds
 from redistill.models.nets import mlp
 from redistill.rivals.born_again import born_again
 from redistill.supervised.classifier import Classification

@@ -11,6 +11,7 @@ from redistill.core import Loss, Method, Progress, UserError
 from redistill.core.errors import nearest
 from redistill.core.method import Batch
 from redistill.core.modes import evaluating
+from redistill.core.types import CountOrZero, Finite
 from redistill.losses.precision import raised
 from redistill.supervised.matches import Kd, Match
 from redistill.supervised.targets import OneHot, TargetRectifier, check_fits
@@ -119,15 +120,22 @@ class Distillation(Weighted):
 
     ``teacher`` may be None: the rows then hold its ``teacher_logits`` [C] (see ``redistill.data.signals``), or with
     ``soft_weight=0`` nobody teaches. With ``hard_weight=0`` and a match that reads no labels, rows need none.
-    ``weight``: how much each of the ``rows`` rows of the data set counts, in the terms that ``weighted`` names.
     """
 
     def __init__(
-        self, student: nn.Module, teacher: nn.Module | None, *, match: Match | None = None,
-        temperature: Temperature | None = None, rectifier: TargetRectifier | None = None, hard_weight: float = 0.1,
-        soft_weight: float = 0.9, weight: SampleWeight | None = None,
-        weighted: Literal["both", "hard", "soft"] = "both", rows: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        student: nn.Module,
+        teacher: nn.Module | None,
+        *,
+        match: Match | None = None,  # kd if left out
+        temperature: Temperature | None = None,  # constant, 4, if left out
+        rectifier: TargetRectifier | None = None,  # one_hot if left out
+        hard_weight: Finite = 0.1,  # weight of the labels; below 0 it counts against them
+        soft_weight: Finite = 0.9,  # weight of the teacher
+        weight: SampleWeight | None = None,  # how much each row counts; equal if left out
+        weighted: Literal["both", "hard", "soft"] = "both",  # the terms that these weights multiply
+        rows: CountOrZero = 0,  # size of the training set, for weights that remember
+    ) -> None:
         super().__init__()
         self.weigh_by(weight, rows)
         self.weighted = weighted

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from redistill.core import Loss, Progress, Slot, UserError
 from redistill.core.method import Batch
+from redistill.core.types import Count, Finite
 from redistill.models.features import tapped
 from redistill.supervised.classifier import Distillation
 from redistill.supervised.layers import feature_shapes
@@ -81,15 +82,23 @@ class BesideFeatures(Distillation):
 
 
 class FeatureDistillation(BesideFeatures):
-    """A ``feature`` between ``layers`` of the student and ``teacher_layers`` (the same names unless given).
-    ``input_shape``: of one row, as [3, 32, 32]."""
+    """A ``feature`` of the student is matched to the teacher's, layer by layer."""
 
     def __init__(
-        self, student: nn.Module, teacher: nn.Module, *, feature: FeatureMatch, layers: list[str],
-        input_shape: list[int], teacher_layers: list[str] | None = None, match: Match | None = None,
-        temperature: Temperature | None = None, rectifier: TargetRectifier | None = None, hard_weight: float = 1.0,
-        soft_weight: float = 0.0,
-    ) -> None:  # fmt: skip
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        *,
+        feature: FeatureMatch,
+        layers: list[str],  # of the student, as in named_modules()
+        input_shape: list[Count],  # of one row, as [3, 32, 32]
+        teacher_layers: list[str] | None = None,  # where the teacher's names differ
+        match: Match | None = None,
+        temperature: Temperature | None = None,
+        rectifier: TargetRectifier | None = None,
+        hard_weight: Finite = 1.0,
+        soft_weight: Finite = 0.0,
+    ) -> None:
         super().__init__(
             student, teacher, layers, teacher_layers or layers, input_shape, match=match, temperature=temperature,
             rectifier=rectifier, hard_weight=hard_weight, soft_weight=soft_weight,

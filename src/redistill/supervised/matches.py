@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from redistill.core import Slot, UserError
+from redistill.core.types import NonNegative
 from redistill.losses.divergences import forward_kl, jsd, log_probs, reverse_kl
 
 Tau = Tensor | float
@@ -38,7 +39,11 @@ class Dkd(Match):
 
     needs_label = True
 
-    def __init__(self, alpha: float = 1.0, beta: float = 8.0) -> None:
+    def __init__(
+        self,
+        alpha: NonNegative = 1.0,  # weight of the target against the rest
+        beta: NonNegative = 8.0,  # weight within the rest
+    ) -> None:
         self.alpha, self.beta = alpha, beta
 
     def __call__(self, student: Tensor, teacher: Tensor, label: Tensor | None, tau: Tau) -> Tensor:
@@ -72,7 +77,11 @@ class Dist(Match):
     The second part relates the rows of a micro-batch to each other, so it depends on how a batch is cut.
     """
 
-    def __init__(self, beta: float = 1.0, gamma: float = 1.0) -> None:
+    def __init__(
+        self,
+        beta: NonNegative = 1.0,  # weight along classes
+        gamma: NonNegative = 1.0,  # weight along rows
+    ) -> None:
         self.beta, self.gamma = beta, gamma
 
     def __call__(self, student: Tensor, teacher: Tensor, label: Tensor | None, tau: Tau) -> Tensor:

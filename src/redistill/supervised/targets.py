@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor, nn
 
 from redistill.core import Progress, Slot, UserError
+from redistill.core.types import Finite, Positive, Share
 from redistill.supervised.temperature import half_cosine, soften
 
 
@@ -64,8 +63,11 @@ class OneHot(TargetRectifier):
 class LabelSmoothing(TargetRectifier):
     """The label and the uniform distribution: the teacher knows nothing (Szegedy et al. 2016)."""
 
-    def __init__(self, smoothing: float = 0.1) -> None:
-        self.smoothing = _share(smoothing, "smoothing")
+    def __init__(
+        self,
+        smoothing: Share = 0.1,  # share of the uniform distribution
+    ) -> None:
+        self.smoothing = smoothing
 
     def __call__(self, label: Tensor, teacher: Tensor, now: Progress) -> Tensor:
         uniform = teacher.new_full(teacher.shape, 1 / teacher.shape[-1])
@@ -75,20 +77,24 @@ class LabelSmoothing(TargetRectifier):
 class Fixed(TargetRectifier):
     """The label and the teacher with a constant weight."""
 
-    def __init__(self, alpha: float = 0.8) -> None:
-        self.alpha = _share(alpha, "alpha")
+    def __init__(
+        self,
+        alpha: Share = 0.8,  # the teacher's share
+    ) -> None:
+        self.alpha = alpha
 
     def __call__(self, label: Tensor, teacher: Tensor, now: Progress) -> Tensor:
         return mix(label, teacher, self.alpha)
 
 
 class Imitation(TargetRectifier):
-    """The label and the teacher with any real weight ``xi``: above 1 the label counts against the student (Das and
-    Sanghavi 2023). Targets may be negative; :func:`soft_cross_entropy` stays convex. Keep a weight decay above 0."""
+    """The label and the teacher with any real weight ``xi`` (Das and Sanghavi 2023). Targets may be negative;
+    :func:`soft_cross_entropy` stays convex. Keep a weight decay above 0."""
 
-    def __init__(self, xi: float = 1.0) -> None:
-        if not math.isfinite(xi):
-            raise UserError(f"xi={xi}; give a finite number", place="rectifier")
+    def __init__(
+        self,
+        xi: Finite = 1.0,  # the teacher's weight; above 1 the label counts against the student
+    ) -> None:
         self.xi = xi
 
     def __call__(self, label: Tensor, teacher: Tensor, now: Progress) -> Tensor:
@@ -96,10 +102,13 @@ class Imitation(TargetRectifier):
 
 
 class Progressive(TargetRectifier):
-    """The teacher's weight grows linearly with the epochs, up to ``alpha`` in the last one (Kim et al. 2021)."""
+    """The teacher's weight grows linearly with the epochs (Kim et al. 2021)."""
 
-    def __init__(self, alpha: float = 0.8) -> None:
-        self.alpha = _share(alpha, "alpha")
+    def __init__(
+        self,
+        alpha: Share = 0.8,  # the teacher's share in the last epoch
+    ) -> None:
+        self.alpha = alpha
 
     def __call__(self, label: Tensor, teacher: Tensor, now: Progress) -> Tensor:
         return mix(label, teacher, self.alpha * (now.epoch + 1) / now.epochs)
@@ -116,11 +125,14 @@ class Annealed(TargetRectifier):
     through lambda_i.
     """
 
-    def __init__(self, hot: float = 2.5, cool: float = 2.0, low: float = 0.7, high: float = 0.95) -> None:
-        if not min(hot, cool) > 0:
-            raise UserError(f"hot={hot}, cool={cool}; give temperatures above 0", place="rectifier")
-        self.hot, self.cool = hot, cool
-        self.low, self.high = _share(low, "low"), _share(high, "high")
+    def __init__(
+        self,
+        hot: Positive = 2.5,  # temperature before the first step
+        cool: Positive = 2.0,  # and after the last
+        low: Share = 0.7,  # lambda_s before the first step
+        high: Share = 0.95,  # and after the last
+    ) -> None:
+        self.hot, self.cool, self.low, self.high = hot, cool, low, high
 
     def __call__(self, label: Tensor, teacher: Tensor, now: Progress) -> Tensor:
         q = soften(teacher, half_cosine(self.hot, self.cool, now.fraction))  # [B, C]
@@ -130,9 +142,3 @@ class Annealed(TargetRectifier):
         """lambda_i [B, 1] from softened probabilities."""
         gap = q.amax(1, keepdim=True) - q.gather(1, label[:, None])  # [B, 1], 0 where the teacher agrees
         return (half_cosine(self.low, self.high, now.fraction) - gap).clamp(0, 1)
-
-
-def _share(value: float, name: str) -> float:
-    if not 0 <= value <= 1:
-        raise UserError(f"{name}={value}; give a number from 0 to 1", place="rectifier")
-    return value

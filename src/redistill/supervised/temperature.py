@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from redistill.core import Progress, Slot, UserError
+from redistill.core.types import Count, Finite, Positive
 
 
 class Temperature(Slot):
@@ -24,8 +25,8 @@ class Temperature(Slot):
 class Constant(Temperature):
     """One temperature throughout."""
 
-    def __init__(self, tau: float = 1.0) -> None:
-        self.tau = float(_positive(tau))
+    def __init__(self, tau: Positive = 1.0) -> None:
+        self.tau = float(tau)
 
     def __call__(self, student: Tensor, teacher: Tensor, now: Progress) -> float:
         return self.tau
@@ -34,8 +35,12 @@ class Constant(Temperature):
 class Cosine(Temperature):
     """From ``start`` to ``end`` along half a cosine over the run."""
 
-    def __init__(self, start: float = 2.5, end: float = 2.0) -> None:
-        self.start, self.end = _positive(start), _positive(end)
+    def __init__(
+        self,
+        start: Positive = 2.5,  # before the first step
+        end: Positive = 2.0,  # after the last
+    ) -> None:
+        self.start, self.end = start, end
 
     def __call__(self, student: Tensor, teacher: Tensor, now: Progress) -> float:
         return half_cosine(self.start, self.end, now.fraction)
@@ -44,8 +49,12 @@ class Cosine(Temperature):
 class Uniform(Temperature):
     """Drawn anew for every step between ``low`` and ``high``: the control of a learned one."""
 
-    def __init__(self, low: float = 1.0, high: float = 21.0) -> None:
-        self.low, self.high = _positive(low, "low"), _positive(high, "high")
+    def __init__(
+        self,
+        low: Positive = 1.0,  # least temperature
+        high: Positive = 21.0,  # greatest
+    ) -> None:
+        self.low, self.high = low, high
 
     def __call__(self, student: Tensor, teacher: Tensor, now: Progress) -> float:
         return self.low + (self.high - self.low) * now.shared_rand()
@@ -61,10 +70,8 @@ class _Learned(nn.Module, Temperature):
 
     def __init__(self, low: float, span: float, epochs: int, least: float, most: float) -> None:
         super().__init__()
-        self.low, self.span, self.epochs = _positive(low, "low"), _positive(span, "span"), epochs
+        self.low, self.span, self.epochs = low, span, epochs
         self.least, self.most = least, most
-        if epochs < 1:
-            raise UserError(f"epochs={epochs}; the curriculum needs at least one", place="temperature")
 
     def strength(self, now: Progress) -> float:
         """lambda in the epoch of ``now``; the first epoch is e = 1."""
@@ -78,7 +85,12 @@ class GlobalCurriculum(_Learned):
     """One learned number for all rows; it starts at low + 0.73 span."""
 
     def __init__(
-        self, low: float = 1.0, span: float = 20.0, epochs: int = 10, least: float = 0.0, most: float = 1.0
+        self,
+        low: Positive = 1.0,  # least temperature
+        span: Positive = 20.0,  # the greatest less the least
+        epochs: Count = 10,  # until lambda is at its most
+        least: Finite = 0.0,  # lambda at first: 0 learns nothing, -1 helps the student
+        most: Finite = 1.0,  # lambda at last
     ) -> None:
         super().__init__(low, span, epochs, least, most)
         self.theta = nn.Parameter(torch.ones(1))  # a vector of one: scalars cannot be sharded
@@ -91,9 +103,15 @@ class InstanceCurriculum(_Learned):
     """A number for each row from both logits, which pass no gradient on, by two layers; all rows start alike."""
 
     def __init__(
-        self, classes: int, hidden: int = 32, low: float = 1.0, span: float = 20.0, epochs: int = 10,
-        least: float = 0.0, most: float = 1.0,
-    ) -> None:  # fmt: skip
+        self,
+        classes: Count,
+        hidden: Count = 32,  # width of the layer between
+        low: Positive = 1.0,  # least temperature
+        span: Positive = 20.0,  # the greatest less the least
+        epochs: Count = 10,  # until lambda is at its most
+        least: Finite = 0.0,  # lambda at first: 0 learns nothing, -1 helps the student
+        most: Finite = 1.0,  # lambda at last
+    ) -> None:
         super().__init__(low, span, epochs, least, most)
         self.net = nn.Sequential(nn.Linear(2 * classes, hidden), nn.ReLU(), nn.Linear(hidden, 1))
         nn.init.zeros_(self.net[2].weight)
@@ -125,9 +143,3 @@ def soften(probability: Tensor, tau: Tensor | float) -> Tensor:
 def half_cosine(start: float, end: float, share: float) -> float:
     """From ``start`` at share 0 to ``end`` at share 1, and ``end`` beyond."""
     return end + 0.5 * (start - end) * (1 + math.cos(math.pi * min(share, 1.0)))
-
-
-def _positive(value: float, name: str = "tau") -> float:
-    if not value > 0:
-        raise UserError(f"{name}={value}; give a number above 0", place="temperature")
-    return value

@@ -7,13 +7,13 @@ A weight that remembers owns no state. The method that carries it (:class:`Weigh
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from redistill.core import Progress, Slot, UserError
-from redistill.core.errors import unknown
+from redistill.core.types import CountOrZero, From1, NonNegative
 
 Discord = Literal["teacher", "label", "either"]
 Every = Literal["pass", "step"]
@@ -65,12 +65,11 @@ class Boosting(SampleWeight):
         epsilon = sum_i w_i d_i,   beta = min(eta [ln((1 - epsilon) / epsilon) + ln(K - 1)], most),
         w_i <- w_i exp(beta d_i) / Z,   w_i <- min(w_i, cap / n) / sum_j min(w_j, cap / n)
 
-    d_i is 1 where the classes differ, or with ``soft`` half the L1 distance of the probabilities. ``discord``: against
-    the teacher, the label, or either (the larger d). ``every``: update all rows once each has been seen again, those
-    that were seen when an epoch passes some over ("pass"), or the rows of a batch after its step ("step"). ``cap``
-    clamps weights before they are normalised once more, which lifts them: a row may end above it, by as much as the
-    clamp took away from all. ``cap=None``: no clamp. The answers of the first ``warmup`` epochs are left out: a new
-    head contradicts at random.
+    d_i is 1 where the classes differ, or with ``soft`` half the L1 distance of the probabilities; of both discords the
+    larger. ``every``: update all rows once each has been seen again, those that were seen when an epoch passes some
+    over ("pass"), or the rows of a batch after its step ("step"). ``cap`` clamps weights before they are normalised
+    once more, which lifts them: a row may end above it, by as much as the clamp took away from all. A cap below 1
+    cannot hold, for the mean weight is 1.
 
     The table holds w_i n, the newest d_i (-1 until it is measured in this pass) and the epoch of that measurement.
     """
@@ -78,18 +77,19 @@ class Boosting(SampleWeight):
     remembers = True
 
     def __init__(
-        self, discord: Discord = "teacher", soft: bool = False, every: Every = "pass", eta: float = 1.0,
-        most: float = 2.0, cap: float | None = 10.0, warmup: int = 1, measure: Literal["eval", "train"] = "eval",
-    ) -> None:  # fmt: skip
-        for word, valid in ((discord, get_args(Discord)), (every, get_args(Every))):
-            if word not in valid:
-                raise unknown("word", word, valid, place="weight")
-        if not (0 <= eta < math.inf and most >= 0):
-            raise UserError(f"eta={eta}, most={most}; give numbers from 0 up", place="weight")
-        if cap is not None and not cap >= 1:
-            raise UserError(f"cap={cap}; no cap below 1 can hold, for the mean weight is 1", place="weight")
+        self,
+        discord: Discord = "teacher",  # whom a row contradicts
+        soft: bool = False,  # by how much, not whether
+        every: Every = "pass",  # when weights change
+        eta: NonNegative = 1.0,  # the rate
+        most: NonNegative | None = 2.0,  # the largest beta; no bound if null
+        cap: From1 | None = 10.0,  # the largest weight; no clamp if null
+        warmup: CountOrZero = 1,  # epochs whose answers are left out: a new head contradicts at random
+        measure: Literal["eval", "train"] = "eval",  # the mode in which the student answers
+    ) -> None:
         self.discord, self.soft, self.every = discord, soft, every
-        self.eta, self.most, self.cap, self.warmup, self.measure = eta, most, cap, warmup, measure
+        self.eta, self.cap, self.warmup, self.measure = eta, cap, warmup, measure
+        self.most = math.inf if most is None else most
 
     def start(self, rows: int) -> Tensor:
         """Weights of 1, nothing measured."""

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from redistill.core import Progress, Slot, UserError
+from redistill.core import Progress, Slot
 from redistill.core.method import Batch
+from redistill.core.types import CountOrZero, ShareBelow1
 
 
 class Augmentation(Slot):
@@ -22,15 +23,16 @@ class Augmentation(Slot):
 
 
 class CropFlipJitter(Augmentation):
-    """A crop of the image padded by ``border`` pixels of its edge, mirrored half of the time if ``flip``, with
-    brightness, contrast and (of three channels) saturation multiplied by factors from 1 - ``jitter`` to 1 + ``jitter``.
+    """A crop of the image padded by pixels of its edge, mirrored half of the time, with brightness, contrast and (of
+    three channels) saturation multiplied by factors from 1 - ``jitter`` to 1 + ``jitter``.
     """
 
-    def __init__(self, border: int = 4, flip: bool = True, jitter: float = 0.0) -> None:
-        if border < 0 or not 0 <= jitter < 1:
-            raise UserError(
-                f"border={border}, jitter={jitter}; give 0 or more pixels, and 0 up to (not with) 1", place="augment"
-            )
+    def __init__(
+        self,
+        border: CountOrZero = 4,  # pixels added at each edge before the crop
+        flip: bool = True,  # mirror half of the images
+        jitter: ShareBelow1 = 0.0,  # of brightness, contrast and saturation
+    ) -> None:
         self.border, self.flip, self.jitter = border, flip, jitter
 
     def __call__(self, image: Tensor, now: Progress) -> Tensor:

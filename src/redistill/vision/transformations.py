@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import permutations
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from redistill.core import Slot, UserError
+from redistill.core.types import Count
 
 
 class Transformations(Slot):
@@ -32,9 +34,7 @@ class Transformations(Slot):
 class Rotations(Transformations):
     """Quarter turns (``count`` 4) or half turns (2) of square images."""
 
-    def __init__(self, count: int = 4) -> None:
-        if count not in (2, 4):
-            raise UserError(f"count={count}; rotations by right angles are 4, by half turns 2", place="rotations")
+    def __init__(self, count: Literal[2, 4] = 4) -> None:
         self.count = count
 
     def views(self, image: Tensor) -> Sequence[Tensor]:
@@ -49,9 +49,7 @@ class Rotations(Transformations):
 class ColourOrders(Transformations):
     """All orders of the three colour channels (``count`` 6) or the cyclic ones (3). Nothing to learn on grey images."""
 
-    def __init__(self, count: int = 6) -> None:
-        if count not in (3, 6):
-            raise UserError(f"count={count}; three channels have 6 orders, 3 of them cyclic", place="colour_orders")
+    def __init__(self, count: Literal[3, 6] = 6) -> None:
         self.count = count
 
     def views(self, image: Tensor) -> Sequence[Tensor]:
@@ -75,9 +73,7 @@ class Product(Transformations):
 class Same(Transformations):
     """``count`` equal copies: a control that must not help; with one copy there is no second label."""
 
-    def __init__(self, count: int = 1) -> None:
-        if count < 1:
-            raise UserError(f"count={count}; give at least 1 copy", place="same")
+    def __init__(self, count: Count = 1) -> None:
         self.count = count
 
     def views(self, image: Tensor) -> Sequence[Tensor]:

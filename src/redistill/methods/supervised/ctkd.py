@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from redistill.core import UserError
+from redistill.core.types import NonNegative
 from redistill.supervised.classifier import Distillation
 from redistill.supervised.matches import Match
 from redistill.supervised.targets import TargetRectifier
@@ -28,19 +28,23 @@ __all__ = ["Ctkd", "GlobalCurriculum", "InstanceCurriculum"]
 
 
 class Ctkd(Distillation):
-    """Distillation whose temperature makes it as hard as it can: r = ``hard_weight``, a = ``soft_weight``.
+    """Distillation whose temperature makes it as hard as it can.
 
     The logged ``temperature`` should leave its first value after the first epochs; Adam drives it to a bound at once,
     SGD with momentum and weight decay does not.
     """
 
     def __init__(
-        self, student: nn.Module, teacher: nn.Module | None, *, match: Match | None = None,
-        temperature: Temperature | None = None, rectifier: TargetRectifier | None = None, hard_weight: float = 0.1,
-        soft_weight: float = 0.9,
-    ) -> None:  # fmt: skip
-        if min(hard_weight, soft_weight) < 0:
-            raise UserError(f"weights {hard_weight} and {soft_weight}; give numbers from 0 up", place="ctkd")
+        self,
+        student: nn.Module,
+        teacher: nn.Module | None,
+        *,
+        match: Match | None = None,  # kd if left out
+        temperature: Temperature | None = None,  # global_curriculum if left out
+        rectifier: TargetRectifier | None = None,  # one_hot if left out
+        hard_weight: NonNegative = 0.1,  # r, weight of the labels
+        soft_weight: NonNegative = 0.9,  # a, weight of the teacher
+    ) -> None:
         super().__init__(
             student, teacher, match=match, temperature=temperature or GlobalCurriculum(), rectifier=rectifier,
             hard_weight=hard_weight, soft_weight=soft_weight,

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from redistill.core import Loss, Progress, UserError
 from redistill.core.method import Batch
+from redistill.core.types import Count, NonNegative
 from redistill.supervised.classifier import Distillation
 from redistill.supervised.matches import Match
 from redistill.supervised.targets import TargetRectifier
@@ -36,19 +37,26 @@ from redistill.supervised.weights import Boosting, SampleWeight
 class Dcs(Distillation):
     """Self-distillation whose rows are re-weighted where the student contradicts its teacher.
 
-    ``rows``: size of the training set. ``teacher`` may be None when the rows hold ``teacher_logits`` [C], or when
-    ``soft_weight`` is 0. ``weighted``: the terms that the weights multiply. Raises :class:`UserError` for weights that
-    compare with a teacher where there is none.
+    ``teacher`` may be None when the rows hold ``teacher_logits`` [C], or when ``soft_weight`` is 0. Raises
+    :class:`UserError` for weights that compare with a teacher where there is none.
     """
 
     def __init__(
-        self, student: nn.Module, teacher: nn.Module | None = None, *, rows: int, weight: SampleWeight | None = None,
-        weighted: Literal["both", "hard", "soft"] = "both", hard_weight: float = 0.5, soft_weight: float = 0.5,
-        match: Match | None = None, temperature: Temperature | None = None, rectifier: TargetRectifier | None = None,
-    ) -> None:  # fmt: skip
-        if not (min(hard_weight, soft_weight) >= 0 and hard_weight + soft_weight > 0):
-            message = f"hard_weight={hard_weight}, soft_weight={soft_weight}; give numbers from 0 up, one above"
-            raise UserError(message, place="dcs")
+        self,
+        student: nn.Module,
+        teacher: nn.Module | None = None,
+        *,
+        rows: Count,  # size of the training set
+        weight: SampleWeight | None = None,  # how much each row counts; boosting, eta 0.3, if left out
+        weighted: Literal["both", "hard", "soft"] = "both",  # the terms that these weights multiply
+        hard_weight: NonNegative = 0.5,  # 1 - a, weight of the labels
+        soft_weight: NonNegative = 0.5,  # a, weight of the teacher
+        match: Match | None = None,  # kd if left out
+        temperature: Temperature | None = None,  # T; constant, 2, if left out
+        rectifier: TargetRectifier | None = None,  # one_hot if left out
+    ) -> None:
+        if hard_weight == soft_weight == 0:
+            raise UserError("hard_weight and soft_weight are both 0; give one above", place="dcs")
         super().__init__(
             student, teacher, match=match, temperature=temperature or Constant(2.0), rectifier=rectifier,
             hard_weight=hard_weight, soft_weight=soft_weight, weight=weight or Boosting(eta=0.3),

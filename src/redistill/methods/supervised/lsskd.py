@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from redistill.core import Loss, Method, Progress, UserError
 from redistill.core.method import Batch
+from redistill.core.types import Count, CountOrZero, NonNegative, Positive, Share
 from redistill.losses.precision import raised
 from redistill.supervised.branches import Branches, stage_shapes
 from redistill.supervised.layers import logits_and_features
@@ -47,26 +48,33 @@ kd = Kd()
 class Lsskd(Method):
     """Layered self-supervised distillation.
 
-    ``layers``: the stages from shallow to deep, as in ``student.named_modules()``; each gets a branch. ``input_shape``:
-    of one image. ``rows``: of the training set; what the heads said of them takes rows x (N + L M N M) numbers, which
-    are 1.3 GB for 50,000 images, 100 classes, four stages and rotations. With ``rows=0`` nothing is remembered: hard
-    labels. ``chain``: each branch is taught by the next deeper one instead of the deepest.
+    What the heads said of the rows takes rows x (N + L M N M) numbers, which are 1.3 GB for 50,000 images, 100 classes,
+    four stages and rotations. With ``rows=0`` nothing is remembered: hard labels.
     """
 
     trains = {"student": ["student", "branches"]}
     needs = ("image", "label")
 
     def __init__(
-        self, student: nn.Module, *, layers: list[str], input_shape: list[int], rows: int, classes: int,
-        rectifier: TargetRectifier | None = None, transformations: Transformations | None = None, tau: float = 3.0,
-        layered_weight: float = 1.0, main_weight: float = 1.0, feature_weight: float = 1.3e-4, ramp: float = 0.1,
-        chain: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        student: nn.Module,
+        *,
+        layers: list[str],  # the stages, shallow to deep, as in named_modules(); each gets a branch
+        input_shape: list[Count],  # of one image
+        rows: CountOrZero,  # size of the training set; 0 remembers nothing
+        classes: Count,
+        rectifier: TargetRectifier | None = None,  # mixes label and past; progressive if left out
+        transformations: Transformations | None = None,  # rotations if left out
+        tau: Positive = 3.0,  # T
+        layered_weight: NonNegative = 1.0,  # lambda_1: the deepest branch teaches the others
+        main_weight: NonNegative = 1.0,  # lambda_2: it teaches the classifier
+        feature_weight: NonNegative = 1.3e-4,  # beta
+        ramp: Share = 0.1,  # share of the run over which both lambdas grow
+        chain: bool = False,  # each branch is taught by the next deeper one, not by the deepest
+    ) -> None:
         super().__init__()
         if len(layers) < 2:
             raise UserError(f"{len(layers)} stages; give two or more, the last one teaches", place="layers")
-        if not (tau > 0 and 0 <= ramp <= 1):
-            raise UserError(f"tau={tau}, ramp={ramp}; give tau above 0 and ramp from 0 to 1", place="lsskd")
         self.student, self.layers, self.classes = student, list(layers), classes
         self.transformations, self.tau, self.ramp, self.chain = transformations or Rotations(), tau, ramp, chain
         self.layered_weight, self.main_weight, self.feature_weight = layered_weight, main_weight, feature_weight
@@ -156,7 +164,7 @@ class Hsakd(Method):
     needs = ("image", "label")
 
     def __init__(
-        self, student: nn.Module, teacher: Lsskd, *, layers: list[str], input_shape: list[int], tau: float = 3.0
+        self, student: nn.Module, teacher: Lsskd, *, layers: list[str], input_shape: list[Count], tau: Positive = 3.0
     ) -> None:
         super().__init__()
         if len(layers) != len(teacher.layers):

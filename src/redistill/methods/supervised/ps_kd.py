@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from redistill.core import Loss, Method, Progress, Snapshot, UserError
 from redistill.core.method import Batch
+from redistill.core.types import Count, TwoOrMore
 from redistill.losses.precision import raised
 from redistill.supervised.targets import Progressive, TargetRectifier, check_fits, one_hot
 from redistill.supervised.temperature import Temperature, log_of, soften
@@ -35,20 +36,20 @@ def _logits(student: nn.Module, image: Tensor, classes: int) -> Tensor:
 
 
 class PsKd(Method):
-    """Progressive self-knowledge distillation from a table of past predictions.
-
-    ``rows``, ``classes``: size of the training set and number of classes; the table holds rows x classes numbers.
-    """
+    """Progressive self-knowledge distillation from a table of past predictions, rows x classes numbers."""
 
     needs = ("image", "label")
 
     def __init__(
-        self, student: nn.Module, *, rows: int, classes: int, rectifier: TargetRectifier | None = None,
-        temperature: Temperature | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        student: nn.Module,
+        *,
+        rows: Count,  # size of the training set
+        classes: TwoOrMore,
+        rectifier: TargetRectifier | None = None,  # mixes label and past; progressive if left out
+        temperature: Temperature | None = None,  # softens the past; none if left out
+    ) -> None:
         super().__init__()
-        if classes < 2:
-            raise UserError(f"classes={classes}; needs at least two", place="ps_kd")
         self.student = student
         self.rectifier, self.temperature = rectifier or Progressive(), temperature
         self.table: Tensor

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from redistill.core import Loss, Method, Progress, UserError
 from redistill.core.method import Batch
+from redistill.core.types import NonNegative, Positive
 from redistill.core.world import placed_like, whole
 from redistill.losses.precision import raised
 from redistill.models.features import classifier_layer, scores_and_embedding
@@ -47,21 +48,23 @@ def _beside(layer: nn.Linear, outputs: int) -> nn.Linear:
 
 
 class Sla(Method):
-    """Self-supervised label augmentation with self-distillation.
-
-    ``head``: name of the student's classifier; its last linear layer if left out. Images must be square for rotations.
-    """
+    """Self-supervised label augmentation with self-distillation. Images must be square for rotations."""
 
     trains = {"student": ["student", "joint"]}
     needs = ("image", "label")
 
     def __init__(
-        self, student: nn.Module, *, transformations: Transformations | None = None, head: str | None = None,
-        temperature: float = 1.0, joint_weight: float = 1.0, single_weight: float = 1.0, distill_weight: float = 1.0,
-    ) -> None:  # fmt: skip
+        self,
+        student: nn.Module,
+        *,
+        transformations: Transformations | None = None,  # rotations if left out
+        head: str | None = None,  # name of the student's classifier; its last linear layer if left out
+        temperature: Positive = 1.0,  # T
+        joint_weight: Positive = 1.0,  # of the joint labels
+        single_weight: NonNegative = 1.0,  # of the labels at the own classifier
+        distill_weight: NonNegative = 1.0,  # of the aggregated scores as its teacher
+    ) -> None:
         super().__init__()
-        if not (temperature > 0 and joint_weight > 0 and min(single_weight, distill_weight) >= 0):
-            raise UserError("temperature and joint_weight must be above 0, weights not below", place="sla")
         self.student, self.head = student, head or classifier_layer(student)
         self.transformations, self.temperature = transformations or Rotations(), temperature
         self.joint_weight, self.single_weight, self.distill_weight = joint_weight, single_weight, distill_weight

@@ -9,7 +9,7 @@ Without true targets (alpha = 0) B_t = A^t falls to 0; with them the rounds end 
 Predictions are linear in alpha_t, so its best value on held-out rows is a projection: with p_a the fit to Y and p_b the
 fit to Y_{t-1},  alpha* = <Y_v - p_b, p_a - p_b> / |p_a - p_b|^2            (Borup and Andersen 2021, arXiv 2102.13088)
 
-:class:`GuidedRidge` does this exactly; :func:`guided_rounds` does it to networks, where p_a is the first network and
+:class:`GuidedRidge` does this exactly; ``rounds.guided_rounds`` does it to networks, where p_a is the first network and
 p_b one extra training a round. Here alpha is the weight of the *true targets*; other papers weigh the teacher.
 
 Differs from the paper: rounds count from 1, the fit to the labels. The networks' error is a mean over classes.
@@ -19,8 +19,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -29,17 +28,17 @@ from sklearn.metrics.pairwise import pairwise_kernels
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
 
-from redistill.core import Loss, Method, Plan, Progress, UserError, fit
+from redistill.core import Loss, Method, Progress, UserError
 from redistill.core.method import Batch
+from redistill.core.types import NonNegative, Share
 from redistill.methods.analysis.guided_targets import kernel as spectral
 from redistill.methods.analysis.guided_targets.penalties import sum_of_norms
 from redistill.supervised.classifier import check_classes, logits
-from redistill.supervised.predict import predict
 from redistill.supervised.targets import one_hot
 from redistill.theory.ridge import check_targets
 
 Array = np.ndarray
-Share = float | Sequence[float]
+Weights = float | Sequence[float]
 
 
 class GuidedRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
@@ -51,9 +50,15 @@ class GuidedRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
     """
 
     def __init__(
-        self, lam: float = 1.0, alpha: Share = 1.0, rounds: float = 1, kernel: Any = "rbf", gamma: float | None = None,
-        landmarks: int | None = None, seed: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        lam: float = 1.0,
+        alpha: Weights = 1.0,
+        rounds: float = 1,
+        kernel: Any = "rbf",
+        gamma: float | None = None,
+        landmarks: int | None = None,
+        seed: int = 0,
+    ) -> None:
         self.lam, self.alpha, self.rounds = lam, alpha, rounds
         self.kernel, self.gamma, self.landmarks, self.seed = kernel, gamma, landmarks, seed
 
@@ -93,7 +98,7 @@ class GuidedRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
         return (directions * (mixture / (basis.d + self.lam))) @ self.components_
 
     def iterate(
-        self, alpha: Share | Literal["optimal"], rounds: int, X_val: Array | None = None, y_val: Array | None = None,
+        self, alpha: Weights | Literal["optimal"], rounds: int, X_val: Array | None = None, y_val: Array | None = None,
         *, clip: bool = True,
     ) -> GuidedRidge:  # fmt: skip
         """Go to the end of ``rounds`` rounds without another decomposition. ``"optimal"``: each round's weight is
@@ -133,10 +138,14 @@ class GuidedTargets(Method):
     needs = ("label",)
 
     def __init__(
-        self, student: nn.Module, teacher: nn.Module | None = None, *, alpha: float = 0.6, penalty: float = 1e-4
+        self,
+        student: nn.Module,
+        teacher: nn.Module | None = None,
+        *,
+        alpha: Share = 0.6,  # weight of the labels
+        penalty: NonNegative = 1e-4,  # weight of the norms
     ) -> None:
         super().__init__()
-        spectral.check_share(alpha)
         self.student, self.teacher = student, teacher
         self.alpha, self.penalty = (1.0 if teacher is None else alpha), penalty
 
@@ -154,45 +163,3 @@ class GuidedTargets(Method):
         if self.penalty:
             terms["penalty"] = self.penalty * sum_of_norms(self.student)
         return Loss(terms)
-
-
-@dataclass(frozen=True)
-class Round:
-    """A network and the weight of the labels it was trained with. ``trainings``: how many it took so far."""
-
-    student: nn.Module
-    alpha: float
-    trainings: int
-
-
-def guided_rounds(
-    make: Callable[[int], nn.Module], data: Any, plan: Plan, *, held_out: Any = None, rounds: int = 5,
-    alpha: float | Literal["optimal"] = "optimal", penalty: float = 1e-4,
-) -> list[Round]:  # fmt: skip
-    """``rounds`` networks: the first learns the labels of ``data``, each later one labels and its predecessor.
-
-    ``make(k)`` gives the student of round k = 0, 1, ..., fresh. ``"optimal"``: alpha* on ``held_out`` rows (never on
-    training rows, where the labels always win), from the first network and ``make(rounds + k)``, which is trained on
-    the student of round k - 1 alone.
-    """
-    if rounds < 1:
-        raise UserError(f"rounds={rounds}; give a number from 1", place="guided_rounds")
-    if alpha == "optimal" and held_out is None:
-        raise UserError("the best alpha needs held-out rows", place="held_out")
-    spectral.check_share(1.0 if alpha == "optimal" else alpha)
-    first = fit(GuidedTargets(make(0), penalty=penalty), data, plan).student.eval()
-    done = [Round(first, 1.0, 1)]
-    for k in range(1, rounds):
-        last, count, share = done[-1].student, done[-1].trainings, alpha
-        if share == "optimal":
-            alone = fit(GuidedTargets(make(rounds + k), last, alpha=0.0, penalty=penalty), data, plan).student
-            share, count = network_share(first, alone, held_out), count + 1
-        method = GuidedTargets(make(k), last, alpha=float(share), penalty=penalty)
-        done.append(Round(fit(method, data, plan).student.eval(), float(share), count + 1))
-    return done
-
-
-def network_share(labels: nn.Module, teacher: nn.Module, held_out: Any) -> float:
-    """alpha* in [0, 1] for two networks: one that learned the labels, one that learned the teacher alone."""
-    (p_a, label), (p_b, _) = predict(labels, held_out), predict(teacher, held_out)
-    return min(max(spectral.best_share(one_hot(label, p_a).numpy(), p_a.numpy(), p_b.numpy()), 0.0), 1.0)

@@ -34,6 +34,7 @@ from torch.optim.swa_utils import update_bn
 from redistill.core import Ema, Loss, Method, Progress, Slot, UserError
 from redistill.core.method import Batch
 from redistill.core.source import table
+from redistill.core.types import Positive, Share, checked
 from redistill.losses.divergences import log_probs
 from redistill.methods.analysis.random_teachers.dino import Following, Never
 
@@ -50,9 +51,7 @@ class OutputMatch(Slot):
 class CrossEntropy(OutputMatch):
     """Cross-entropy of the softmax outputs; its least value is the teacher's entropy, the difference is KL."""
 
-    def __init__(self, student_tau: float = 1.0, teacher_tau: float = 1.0) -> None:
-        if not min(student_tau, teacher_tau) > 0:
-            raise UserError(f"taus of {student_tau} and {teacher_tau}; give numbers above 0", place="match")
+    def __init__(self, student_tau: Positive = 1.0, teacher_tau: Positive = 1.0) -> None:
         self.student_tau, self.teacher_tau = student_tau, teacher_tau
 
     def __call__(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,21 +67,16 @@ class MeanSquare(OutputMatch):
         return distance, torch.zeros_like(distance)
 
 
-def between(teacher: nn.Module, other: nn.Module, alpha: float, *, rescale: bool = False) -> nn.Module:
+@checked
+def between(teacher: nn.Module, other: nn.Module, alpha: Share, *, rescale: bool = False) -> nn.Module:
     """A network with weights (1 - alpha) theta_T + alpha theta~, and the teacher's buffers.
 
     ``rescale`` divides weight matrices by sqrt((1 - alpha)^2 + alpha^2), which keeps the variance of two independent
-    initialisations. Raises :class:`UserError` for an alpha outside [0, 1] or networks of unequal shape.
+    initialisations. Raises :class:`UserError` for networks of unequal shape.
     """
     student = copy.deepcopy(other)
-    _pull(student, teacher, _share(alpha), rescale)
+    _pull(student, teacher, alpha, rescale)
     return student.requires_grad_(True)
-
-
-def _share(alpha: float) -> float:
-    if not 0 <= alpha <= 1:
-        raise UserError(f"alpha={alpha}; give a number from 0 (the teacher) to 1 (the other network)", place="alpha")
-    return alpha
 
 
 @torch.no_grad()
@@ -113,22 +107,25 @@ class RandomTeachers(Method):
     """Label-free distillation from a teacher that knows nothing.
 
     ``teacher`` may be None: the rows then hold its ``teacher_output`` [K], computed once, since nothing in it changes.
-    ``alpha``: where the student starts, from 0, the teacher's weights, to 1, those it came with (then the two may be
-    unlike); ``rescale`` as in :func:`between`. ``following`` says when a teacher that is given follows the student (by
-    default never). ``statistics``: what the teacher's batch norms hold, those of the rows or the 0 and 1 that they were
-    made with.
+    With ``alpha`` 1 student and teacher may be unlike.
     """
 
     needs = ("image",)
 
     def __init__(
-        self, student: nn.Module, teacher: nn.Module | None, *, alpha: float = 1.0, rescale: bool = False,
-        match: OutputMatch | None = None, following: Following | None = None,
-        statistics: Literal["from_data", "initial"] = "from_data",
-    ) -> None:  # fmt: skip
+        self,
+        student: nn.Module,
+        teacher: nn.Module | None,
+        *,
+        alpha: Share = 1.0,  # where the student starts: 0 the teacher's weights, 1 those it came with
+        rescale: bool = False,  # keep the variance of weights between the two
+        match: OutputMatch | None = None,  # cross_entropy if left out
+        following: Following | None = None,  # when a teacher follows the student; never if left out
+        statistics: Literal["from_data", "initial"] = "from_data",  # of its batch norms: the rows', or 0 and 1 as made
+    ) -> None:
         super().__init__()
         self.match, self.following = match or CrossEntropy(), following or Never()
-        self.alpha, self.rescale, self.statistics = _share(alpha), rescale, statistics
+        self.alpha, self.rescale, self.statistics = alpha, rescale, statistics
         self.student, self.teacher = student, None if teacher is None else Ema(teacher)
         if self.teacher is not None and alpha < 1:
             _pull(student, self.teacher.net, alpha, rescale)

@@ -7,7 +7,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from redistill.core import Progress, Slot, UserError
+from redistill.core import Progress, Slot
+from redistill.core.types import ShareBelow1
 
 
 class DinoHead(nn.Module):
@@ -58,9 +59,7 @@ class Never(Following):
 class EveryStep(Following):
     """The teacher is an exponential moving average of the student."""
 
-    def __init__(self, decay: float = 0.996) -> None:
-        if not 0 <= decay < 1:
-            raise UserError(f"decay={decay}; give a number from 0, below 1", place="following")
+    def __init__(self, decay: ShareBelow1 = 0.996) -> None:
         self.decay = decay
 
     def __call__(self, now: Progress) -> float:

@@ -24,16 +24,17 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from redistill.core import Plan, UserError, fit
+from redistill.core import Plan, fit
 from redistill.core.errors import unknown
 from redistill.core.progress import seed_of
 from redistill.core.source import table
+from redistill.core.types import Positive, PositiveShare, Share, check
 from redistill.data.picked import Picked
 from redistill.data.signals import WithSignals
 from redistill.methods.analysis.soft_label_study.effects import mcnemar
@@ -50,30 +51,24 @@ FORMS: dict[str, Match] = {"kd": Kd(), "soft_ce": SoftCrossEntropy(), "mse": Log
 Measure = Callable[[Tensor, Tensor], Mapping[str, float]]
 
 
+Form = Literal["kd", "soft_ce", "mse", "hard"]
+Part = Literal["whole", "confidence", "shuffled", "average", "smoothed"]
+
+
 @dataclass(frozen=True)
 class Setting:
-    """One choice of every factor; the default is the centre of the design. ``form``: of :data:`FORMS`; ``part``: what
-    is left of the soft label, of ``soft_labels.PARTS``; ``share``: of the training rows."""
+    """One choice of every factor; the default is the centre of the design."""
 
-    tau: float = 4.0
-    soft_weight: float = 0.7
-    form: str = "kd"
-    part: str = "whole"
+    tau: Positive = 4.0
+    soft_weight: Share = 0.7
+    form: Form = "kd"
+    part: Part = "whole"  # what is left of the soft label
     teacher: str = "teacher"
     student: str = "student"
-    share: float = 1.0
+    share: PositiveShare = 1.0  # of the training rows
 
     def __post_init__(self) -> None:
-        for name, value, words in (("form", self.form, FORMS), ("part", self.part, PARTS)):
-            if value not in words:
-                raise unknown(name, value, words, place=name)
-        if not self.tau > 0:
-            raise UserError(f"tau={self.tau}; give a temperature above 0", place="tau")
-        if not (0 <= self.soft_weight <= 1 and 0 < self.share <= 1):
-            raise UserError(
-                f"soft_weight={self.soft_weight}, share={self.share}; give a weight from 0 to 1 and a share above 0, "
-                "at most 1", place="setting",
-            )  # fmt: skip
+        check(type(self).__init__, asdict(self), "setting")
 
     @property
     def labels(self) -> Setting:

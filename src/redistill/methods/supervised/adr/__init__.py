@@ -23,25 +23,28 @@ from torch import Tensor, nn
 
 from redistill.core import Ema, Loss, Method, Progress, UserError
 from redistill.core.method import Batch
+from redistill.core.types import NonNegative, Share
 from redistill.methods.supervised.adr.attacks import Attack, Pgd, sharpened
 from redistill.supervised.classifier import logits
 from redistill.supervised.targets import Annealed, TargetRectifier
 
 
 class Adr(Method):
-    """Adversarial training with rectified labels; exports the student, or with ``averaged`` its moving average."""
+    """Adversarial training with rectified labels."""
 
     needs = ("image", "label")
 
     def __init__(
-        self, student: nn.Module, *, attack: Attack | None = None, rectifier: TargetRectifier | None = None,
-        decay: float = 0.995, rho: float = 0.0, averaged: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        student: nn.Module,
+        *,
+        attack: Attack | None = None,  # pgd if left out
+        rectifier: TargetRectifier | None = None,  # annealed if left out
+        decay: Share = 0.995,  # of the moving average; 0 is the student itself, 1 frozen
+        rho: NonNegative = 0.0,  # of the weights that are attacked too, such as 0.005
+        averaged: bool = False,  # export the moving average, not the student
+    ) -> None:
         super().__init__()
-        if rho < 0:
-            raise UserError(f"rho={rho}; give 0 (no weight perturbation) or a small number such as 0.005", place="rho")
-        if not 0 <= decay <= 1:
-            raise UserError(f"decay={decay}; give a share from 0 (the student itself) to 1 (frozen)", place="decay")
         self.student, self.teacher = student, Ema(student, decay, average_buffers=True)
         self.attack, self.rectifier = attack or Pgd(), rectifier or Annealed()
         self.rho, self.averaged = rho, averaged

@@ -15,6 +15,7 @@ from torch.func import functional_call
 
 from redistill.core import Progress, Slot, UserError
 from redistill.core.modes import evaluating
+from redistill.core.types import CountOrZero, NonNegative
 from redistill.core.world import is_sharded
 from redistill.losses.divergences import forward_kl, log_probs
 from redistill.supervised.classifier import soft_cross_entropy
@@ -25,9 +26,12 @@ Network = Callable[[Tensor], Tensor]
 class Attack(Slot):
     """Makes a hard copy of every picture, and says what the student learns from both."""
 
-    def __init__(self, eps: float = 8 / 255, step: float = 2 / 255, steps: int = 10) -> None:
-        if not (eps >= 0 and step >= 0 and steps >= 0):
-            raise UserError(f"eps={eps}, step={step}, steps={steps}; give numbers from 0 up", place="attack")
+    def __init__(
+        self,
+        eps: NonNegative = 8 / 255,  # how far a pixel may move
+        step: NonNegative = 2 / 255,  # and how far in a step
+        steps: CountOrZero = 10,
+    ) -> None:
         self.eps, self.step, self.steps = eps, step, steps
 
     def __call__(self, student: nn.Module, image: Tensor, target: Tensor, now: Progress) -> Tensor:
@@ -58,7 +62,12 @@ class Trades(Attack):
     picture, and ``beta`` times the contradiction is minimised beside it (Zhang et al. 2019). No label in the attack."""
 
     def __init__(
-        self, eps: float = 8 / 255, step: float = 2 / 255, steps: int = 10, beta: float = 6.0, noise: float = 1e-3
+        self,
+        eps: NonNegative = 8 / 255,  # how far a pixel may move
+        step: NonNegative = 2 / 255,  # and how far in a step
+        steps: CountOrZero = 10,
+        beta: NonNegative = 6.0,  # weight of the contradiction
+        noise: NonNegative = 1e-3,  # of the start
     ) -> None:
         super().__init__(eps, step, steps)
         self.beta, self.noise = beta, noise

@@ -28,6 +28,8 @@ from torch import nn
 
 from redistill.core import Diverged, Method, Plan, UserError, fit
 from redistill.core.progress import seed_of
+from redistill.core.slot import Configured
+from redistill.core.types import Count, CountOrZero, Seed, Share, TwoOrMore
 from redistill.methods.supervised.boss.pool import Pool, Weights
 from redistill.methods.supervised.boss.trials import Finished, Trials, describe_space, name_of
 from redistill.supervised.classifier import Classification, Distillation
@@ -35,11 +37,15 @@ from redistill.supervised.matches import LogitMse
 
 
 class Boss(Distillation):
-    """The training of one trial that inherits: ``alpha`` weighs the labels, the rest goes to the teacher's logits."""
+    """The training of one trial that inherits."""
 
-    def __init__(self, student: nn.Module, teacher: nn.Module, *, alpha: float = 0.5) -> None:
-        if not 0 <= alpha <= 1:
-            raise UserError(f"alpha={alpha}; give a number from 0 (teacher alone) to 1 (labels alone)", place="boss")
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        *,
+        alpha: Share = 0.5,  # weight of the labels; the rest goes to the teacher's logits
+    ) -> None:
         super().__init__(student, teacher, match=LogitMse(), hard_weight=alpha, soft_weight=1 - alpha)
 
 
@@ -79,24 +85,30 @@ def trainer(
     return train
 
 
-class Search:
+class Search(Configured):
     """A search in ``folder``: trials in a database, checkpoints beside it. A killed one goes on where it was, and
     several processes may work on one folder.
 
     ``space(trial)``: hyper-parameters from ``trial.suggest_float`` and the like (Optuna's words); they may not change
-    the shape of the network. ``warm_up`` of all ``trials`` start from nothing; ``top``: how many of the best
-    may be inherited from; ``keep``: checkpoints on disk. Without ``distil`` there is no teacher and no alpha, without
-    ``warm_start`` every student begins anew. Raises :class:`UserError` when the folder holds another search.
+    the shape of the network. Raises :class:`UserError` when the folder holds another search.
     """
 
     def __init__(
-        self, folder: str | Path, space: Callable[[Any], dict[str, Any]], *, warm_up: int = 32, trials: int = 128,
-        top: int = 8, keep: int | None = None, warm_start: bool = True, distil: bool = True, seed: int = 0,
+        self,
+        folder: str | Path,
+        space: Callable[[Any], dict[str, Any]],
+        *,
+        warm_up: CountOrZero = 32,  # trials that start from nothing
+        trials: Count = 128,  # all of them
+        top: TwoOrMore = 8,  # how many of the best may be inherited from
+        keep: Count | None = None,  # checkpoints on disk; twice the top if left out
+        warm_start: bool = True,  # without it every student begins anew
+        distil: bool = True,  # without it there is no teacher and no alpha
+        seed: Seed = 0,
         sampler: Callable[[int], Any] | None = None,
-    ) -> None:  # fmt: skip
-        if not 0 <= warm_up <= trials or top < 2:
-            message = f"warm_up={warm_up} of trials={trials}, top={top}; give 0 to {trials}, and 2 or more"
-            raise UserError(message, place="boss")
+    ) -> None:
+        if warm_up > trials:
+            raise UserError(f"warm_up={warm_up} of trials={trials}; give 0 to {trials}", place="boss")
         self.space, self.seed, self.top = space, seed, top
         self.warm_start, self.distil = warm_start, distil
         self.limits = {"warm-up": warm_up, "boss": trials - warm_up}

@@ -20,7 +20,6 @@ and mixes the rows); a network that waits for its turn is in evaluation mode; th
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import torch
@@ -29,6 +28,7 @@ from torch.nn.functional import l1_loss, mse_loss, softplus
 
 from redistill.core import Loss, Method, Progress, UserError
 from redistill.core.method import Again, Batch
+from redistill.core.types import Count, CountOrZero, NonNegative, Positive
 from redistill.losses.adversarial import NonSaturating
 from redistill.methods.supervised.mekd.black_box import Logits, Reply
 from redistill.supervised.classifier import logits
@@ -46,23 +46,34 @@ class OnceSoftened(Kd):
 
 
 class Mekd(Method):
-    """Mapping-emulation distillation; w_F = ``image_weight``, w_KL = ``match_weight``, w_IM = ``confidence_weight``.
-
-    ``classes``: width of the latent and of the answers. ``image_weight`` and ``match_weight`` both 0: the GAN alone is
-    trained, and the plan ends with its last step. ``asked`` [2, classes] counts the teacher's answers in the two
-    stages, class by class: its sum is the number of queries, an empty class is a collapsed generator.
-    """
+    """Mapping-emulation distillation. With both weights of the student 0 the GAN alone is trained, as long as the plan.
+    ``asked`` [2, classes] counts the teacher's answers in both stages; an empty class is a collapsed generator."""
 
     def __init__(
-        self, student: nn.Module, teacher: nn.Module, generator: nn.Module, discriminator: nn.Module | None = None, *,
-        classes: int, gan_steps: int = 0, reply: Reply | None = None, distance: Literal["l1", "l2"] = "l1",
-        kappa: float = 5.0, temperature: Temperature | None = None, match: Match | None = None,
-        image_weight: float = 1.0, match_weight: float = 1.0, confidence_weight: float = 0.5, pool: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        generator: nn.Module,
+        discriminator: nn.Module | None = None,
+        *,
+        classes: Count,  # width of the latent and of the answers
+        gan_steps: CountOrZero = 0,  # of the first stage; 0 without a discriminator
+        reply: Reply | None = None,  # what the teacher answers; logits if left out
+        distance: Literal["l1", "l2"] = "l1",  # between images
+        kappa: Positive = 5.0,
+        temperature: Temperature | None = None,  # tau; constant, 5, if left out
+        match: Match | None = None,  # once_softened if left out
+        image_weight: NonNegative = 1.0,  # w_F
+        match_weight: NonNegative = 1.0,  # w_KL
+        confidence_weight: NonNegative = 0.5,  # w_IM
+        pool: CountOrZero = 0,  # images to ask about in the second stage; 0: no limit
+    ) -> None:
         super().__init__()
-        numbers = {"gan_steps": gan_steps, "kappa": kappa, "image_weight": image_weight, "match_weight": match_weight,
-                   "confidence_weight": confidence_weight, "pool": pool}  # fmt: skip
-        _check_options(discriminator, match, numbers)
+        if (discriminator is None) != (gan_steps == 0):
+            message = f"gan_steps={gan_steps}; a discriminator needs some steps, without one it is 0"
+            raise UserError(message, place="gan_steps")
+        if match is not None and match.needs_label:
+            raise UserError(f"{type(match).__name__} reads labels, which generated images have none of", place="match")
         self.student, self.teacher, self.generator, self.discriminator = student, teacher, generator, discriminator
         self.classes, self.gan_steps, self.reply, self.game = classes, gan_steps, reply or Logits(), NonSaturating()
         self.distance, self.kappa, self.temperature = DISTANCES[distance], kappa, temperature or Constant(5.0)
@@ -187,14 +198,3 @@ class Mekd(Method):
         super().check(batch)
         if 0 < self.pool < len(batch["index"]):
             raise UserError(f"a pool of {self.pool} is smaller than a batch of {len(batch['index'])}", place="pool")
-
-
-def _check_options(discriminator: nn.Module | None, match: Match | None, numbers: dict[str, float]) -> None:
-    for name, value in numbers.items():
-        if not 0 <= value < math.inf or (name == "kappa" and value == 0):
-            raise UserError(f"{name}={value}; give a number from 0 up, kappa above 0", place=name)
-    if (discriminator is None) != (numbers["gan_steps"] == 0):
-        raise UserError(f"gan_steps={numbers['gan_steps']}; a discriminator needs some steps, without one it is 0",
-                        place="gan_steps")  # fmt: skip
-    if match is not None and match.needs_label:
-        raise UserError(f"{type(match).__name__} reads labels, which generated images have none of", place="match")

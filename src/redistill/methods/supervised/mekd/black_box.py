@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from redistill.core import Slot, UserError
+from redistill.core.types import Positive, ShareInside
 from redistill.losses.precision import raised
 
 
@@ -43,9 +44,12 @@ class Logits(Reply):
 
 
 class Probabilities(Reply):
-    """The box gives probabilities: t = log p less its mean over the classes, p at least ``floor``."""
+    """The box gives probabilities: t = log p less its mean over the classes."""
 
-    def __init__(self, floor: float = 1e-6) -> None:
+    def __init__(
+        self,
+        floor: ShareInside = 1e-6,  # the least p
+    ) -> None:
         self.floor = floor
 
     def logits(self, said: Tensor) -> Tensor:
@@ -62,7 +66,10 @@ class Labels(Reply):
     usual gap between logits keeps it sharp.
     """
 
-    def __init__(self, scale: float = 1.0) -> None:
+    def __init__(
+        self,
+        scale: Positive = 1.0,  # the logit of the class that was named
+    ) -> None:
         self.scale = scale
 
     def read(self, said: Tensor, classes: int) -> Tensor:

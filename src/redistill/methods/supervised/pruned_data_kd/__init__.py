@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from redistill.core import UserError
+from redistill.core.types import Positive, PositiveShare, Share, checked
 from redistill.supervised.classifier import Distillation
 from redistill.supervised.matches import Kd
 from redistill.supervised.temperature import Constant
@@ -29,10 +30,9 @@ from redistill.supervised.temperature import Constant
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
 
 
-def alpha_for(fraction: float) -> float:
+@checked
+def alpha_for(fraction: PositiveShare) -> float:
     """The weight of the teacher when ``fraction`` of the rows is kept: 1 - f / 2."""
-    if not 0 < fraction <= 1:
-        raise UserError(f"fraction={fraction}; give the kept share, above 0 and at most 1", place="pruned_data_kd")
     return 1 - fraction / 2
 
 
@@ -48,17 +48,20 @@ def choose_alpha(score: Callable[[float], float], grid: Sequence[float] = ALPHAS
 class PrunedDataKd(Distillation):
     """A classifier on kept rows, taught by labels and a full-data teacher.
 
-    ``teacher`` may be None when the rows hold ``teacher_logits`` [C]. ``fraction``: the kept share f. ``alpha``: the
-    teacher's weight; None: 1 - f / 2. With ``alpha=1`` rows need no labels, with ``alpha=0`` the teacher says nothing.
+    ``teacher`` may be None when the rows hold ``teacher_logits`` [C]. With ``alpha=1`` rows need no labels, with
+    ``alpha=0`` the teacher says nothing.
     """
 
     def __init__(
-        self, student: nn.Module, teacher: nn.Module | None, *, fraction: float = 1.0, alpha: float | None = None,
-        tau: float = 4.0,
-    ) -> None:  # fmt: skip
+        self,
+        student: nn.Module,
+        teacher: nn.Module | None,
+        *,
+        fraction: PositiveShare = 1.0,  # f, the kept share
+        alpha: Share | None = None,  # the teacher's weight; 1 - f / 2 if left out
+        tau: Positive = 4.0,
+    ) -> None:
         weight = alpha_for(fraction) if alpha is None else alpha
-        if not 0 <= weight <= 1:
-            raise UserError(f"alpha={alpha}; give a number from 0 to 1", place="pruned_data_kd")
         super().__init__(
             student, teacher, match=Kd(), temperature=Constant(tau), hard_weight=1 - weight, soft_weight=weight
         )

@@ -11,15 +11,15 @@ from __future__ import annotations
 import numpy as np
 
 from redistill.core.errors import UserError
+from redistill.core.types import Positive, checked
 from redistill.theory.ridge import shrinkage, spectrum
 
 Array = np.ndarray
 
 
-def ridge(X: Array, y: Array, lam: float) -> Array:
+@checked
+def ridge(X: Array, y: Array, lam: Positive) -> Array:
     """(X^T X + lam I)^-1 X^T y for ``X`` [n, d] and ``y`` [n] or [n, m]."""
-    if not lam > 0:
-        raise UserError(f"lam={lam}; give a number above 0", place="ridge")
     basis = spectrum(X)
     return basis.coefficients(shrinkage(basis.s, lam), y)
 

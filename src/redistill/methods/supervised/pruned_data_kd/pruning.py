@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from redistill.core import Method, Progress, UserError
+from redistill.core import Method, Progress
 from redistill.core.errors import unknown
 from redistill.core.modes import evaluating
+from redistill.core.types import PositiveShare, checked
 
 Array = np.ndarray
 Order = Literal["hard", "easy", "moderate"]
@@ -118,16 +119,17 @@ def distance_to_centre(features: Array, label: Array) -> Array:
     return distance
 
 
-def kept_rows(score: Array, label: Array, fraction: float, *, order: Order = "hard", balanced: bool = True) -> Array:
+@checked
+def kept_rows(
+    score: Array, label: Array, fraction: PositiveShare, *, order: Order = "hard", balanced: bool = True
+) -> Array:
     """The rows that pruning keeps, in rising order: ``fraction`` of all N rows, and when ``balanced`` of every class,
     whose shares are rounded to the whole by their largest remainders. Every class keeps a row at least, so where there
     are more classes than rows to keep, more than the fraction is kept.
 
     ``order``: "hard" keeps the highest scores, "easy" the lowest, "moderate" those nearest to the (class) median. Equal
-    scores go by row number. Raises :class:`UserError` for a fraction outside (0, 1].
+    scores go by row number.
     """
-    if not 0 < fraction <= 1:
-        raise UserError(f"fraction={fraction}; give a number above 0, at most 1", place="pruning")
     if order not in get_args(Order):
         raise unknown("order", order, get_args(Order), place="pruning")
     groups = _classes(label) if balanced else [np.arange(len(label))]

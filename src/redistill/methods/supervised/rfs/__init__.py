@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from redistill.core import Plan, Progress, UserError, fit
 from redistill.core.method import Batch, bare_progress
+from redistill.core.types import NonNegative, Positive
 from redistill.methods.supervised.rfs.heads import embed, fit_logistic, unit
 from redistill.models.features import classifier_layer, scores_and_embedding
 from redistill.supervised.classifier import Distillation
@@ -33,15 +34,19 @@ from redistill.vision.augmentations import Augmentation
 
 
 class Rfs(Distillation):
-    """One generation. ``tau`` is T; both networks see the same images (``fit(..., augment=...)`` changes them)."""
+    """One generation. Both networks see the same images (``fit(..., augment=...)`` changes them)."""
 
     def __init__(
-        self, student: nn.Module, teacher: nn.Module | None = None, *, tau: float = 4.0, gamma: float = 0.5,
-        alpha: float = 0.5,
-    ) -> None:  # fmt: skip
-        if not (tau > 0 and min(gamma, alpha) >= 0 and gamma + alpha > 0):
-            message = f"tau={tau}, gamma={gamma}, alpha={alpha}; give a tau above 0, weights not below and one above"
-            raise UserError(message, place="rfs")
+        self,
+        student: nn.Module,
+        teacher: nn.Module | None = None,
+        *,
+        tau: Positive = 4.0,  # T
+        gamma: NonNegative = 0.5,  # weight of the labels
+        alpha: NonNegative = 0.5,  # weight of the teacher
+    ) -> None:
+        if gamma == alpha == 0:
+            raise UserError("gamma and alpha are both 0; give one above", place="rfs")
         if teacher is None and alpha:
             raise UserError("no teacher; give one, or gamma=1 and alpha=0 for generation 0", place="models.teacher")
         super().__init__(student, teacher, temperature=Constant(tau), hard_weight=gamma, soft_weight=alpha)

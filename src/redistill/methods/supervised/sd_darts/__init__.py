@@ -15,13 +15,12 @@ they are options here. The two halves are drawn as fixed pairs of rows.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
-from redistill.core import Progress, Slot, Snapshot, UserError
+from redistill.core import Progress, Slot, Snapshot
 from redistill.core.method import Batch
+from redistill.core.types import Count, NonNegative, Positive, ShareBelow1
 from redistill.rivals.darts import Darts
 from redistill.supervised.matches import Kd
 from redistill.supervised.temperature import log_of
@@ -52,20 +51,24 @@ class MajorityVote(Vote):
 
 
 class SdDarts(Darts):
-    """``snapshots`` is K, one every ``every`` epochs; ``soft_weight`` is lambda_SD, 0: plain DARTS to the bit.
-    ``distil_alpha``: the architecture's turn gets the same term, on its own half. The rest is :class:`Darts`."""
+    """DARTS with a term for the snapshots; ``warmup``, ``unroll`` and ``keep`` are those of :class:`Darts`."""
 
     def __init__(
-        self, student: nn.Module, architecture: nn.Module | None = None, *, snapshots: int = 3, every: int = 1,
-        soft_weight: float = 1.0, temperature: float = 1.0, vote: Vote | None = None, distil_alpha: bool = False,
-        warmup: float = 0.1, unroll: float = 0.0, keep: int | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        student: nn.Module,
+        architecture: nn.Module | None = None,
+        *,
+        snapshots: Count = 3,  # K
+        every: Count = 1,  # epochs between snapshots
+        soft_weight: NonNegative = 1.0,  # lambda_SD; 0 is plain DARTS to the bit
+        temperature: Positive = 1.0,  # T
+        vote: Vote | None = None,  # soft_vote if left out
+        distil_alpha: bool = False,  # the architecture's turn gets the same term, on its own half
+        warmup: ShareBelow1 = 0.1,
+        unroll: NonNegative = 0.0,
+        keep: Count | None = None,
+    ) -> None:
         super().__init__(student, architecture, warmup=warmup, unroll=unroll, keep=keep)
-        if not (min(snapshots, every) >= 1 and temperature > 0 and 0 <= soft_weight < math.inf):
-            raise UserError(
-                f"snapshots={snapshots}, every={every}, temperature={temperature}, soft_weight={soft_weight}; give 1 "
-                "or more of the first two, a temperature above 0, a weight from 0 up", place="sd_darts",
-            )  # fmt: skip
         self.snapshots, self.every, self.vote, self.distil_alpha = snapshots, every, vote or SoftVote(), distil_alpha
         self.soft_weight, self.temperature = soft_weight, temperature
         for k in range(snapshots):

@@ -4,34 +4,32 @@ from __future__ import annotations
 
 import numpy as np
 
-from redistill.core.errors import UserError
+from redistill.core.types import Count, PositiveShare, checked
 
 Array = np.ndarray
 
 
-def top_k_per_class(probabilities: Array, k: int) -> Array:
+@checked
+def top_k_per_class(probabilities: Array, k: Count) -> Array:
     """The row numbers, ascending, of the ``k`` rows with the highest probability of each class, at most k C in all;
     ``probabilities`` [N, C].
 
     A row counts for its most probable class alone, so no row is taken twice and a thin class gives fewer than ``k``.
     """
     probabilities = np.asarray(probabilities)
-    if k < 1:
-        raise UserError(f"k={k}; keep at least one row a class", place="mining")
     winner, surest = probabilities.argmax(1), probabilities.max(1)
     best_first = np.argsort(-surest, kind="stable")
     kept = [best_first[winner[best_first] == c][:k] for c in range(probabilities.shape[1])]
     return np.sort(np.concatenate(kept))
 
 
-def duplicates(pool: Array, held: Array, threshold: float = 0.98, block: int = 1024) -> Array:
+@checked
+def duplicates(pool: Array, held: Array, threshold: PositiveShare = 0.98, block: Count = 1024) -> Array:
     """Which rows of ``pool`` [N, ...] are copies of a row of ``held`` [M, ...]: a correlation of the pixels (or
     features) of at least ``threshold``; a mask [N].
 
     Leave them out before mining, or what the student is tested on may be in its training set.
     """
-    if not 0 < threshold <= 1:
-        raise UserError(f"threshold={threshold}; give a correlation above 0 and at most 1", place="mining")
     if not (len(pool) and len(held)):
         return np.zeros(len(pool), bool)
     a, b = _standard(pool), _standard(held)
