@@ -208,6 +208,19 @@ class BetaTime(TimeLaw):
         return torch.as_tensor(betaincinv(self.a, self.b, u.double().cpu().numpy())).to(u)
 
 
+class LogNormalTime(TimeLaw):
+    """log(sigma / alpha) normal with ``mean`` and ``std``, as EDM trains (Karras et al. 2022), within the path's
+    ends."""
+
+    def __init__(self, mean: float = -1.2, std: float = 1.2) -> None:
+        self.mean, self.std = mean, std
+
+    def times(self, u: Tensor, path: Path) -> Tensor:
+        inside = u.double().clamp(1e-6, 1 - 1e-6)  # the ends of the law are infinite
+        ratio = (self.mean + self.std * torch.special.ndtri(inside)).exp()
+        return path.time_of(ratio).clamp(path.t_min, 1.0).to(u)
+
+
 class AboveTime(TimeLaw):
     """Uniform on [``start``, 1]: only noise above the level that a sample still has (phased and decoupled DMD)."""
 
