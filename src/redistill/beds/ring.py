@@ -60,8 +60,11 @@ def judged(mixture: Mixture, x: Tensor) -> dict[str, float]:
     }
 
 
-def raced(method: Method, mixture: Mixture, plan: Plan, sample: Sampler, *, every: int = 25) -> Outcome:
-    """Train ``method``, watch the distance of what its student samples, and judge the end by 4,000 points."""
+def raced(
+    method: Method, mixture: Mixture, plan: Plan, sample: Sampler, *, data: Any = None, every: int = 25
+) -> Outcome:
+    """Train ``method`` on ``data`` (none by default), watch the distance of what its student samples, and judge the end
+    by 4,000 points."""
     distances: list[float] = []
 
     def watch(now: Progress, row: dict[str, Any], method: Any) -> None:
@@ -69,7 +72,7 @@ def raced(method: Method, mixture: Mixture, plan: Plan, sample: Sampler, *, ever
             distances.append(judged(mixture, sample(method.export(), noise(1000, mixture.dim)))["sw2"])
 
     plan = plan.model_copy(update={"log_every": every})
-    done = fit(method, None, plan, observers=(watch,))
+    done = fit(method, data, plan, observers=(watch,))
     with torch.no_grad():
         x = sample(done.student, noise(4000, mixture.dim))
     arrays = {"distances": np.array(distances), "points": x[:1000].float().numpy()}

@@ -11,6 +11,7 @@ scores differ by alpha_t / sigma_t^2 times D):
 | ReverseKl                | 0   | 0         | -1    | DMD, arXiv 2311.18828; Diff-Instruct, 2305.18455       |
 | FDivergence              | 0   | 0         | -h(r) | f-distill, 2502.15681; h(r) = r^2 f''(r), r = p/q      |
 | ScoreIdentity            | 1   | 1 - alpha | 0     | SiD, 2404.04057; alpha = 1/2: Fisher gradient, 1: SIM  |
+| Unfolded, in its method  | h   | (h-rh')/2 | gap's | Uni-Instruct: an f-divergence, unfolded along the path |
 
 In the `push` term D is a constant; in the other two the gradient flows through both denoisers to x (their weights
 frozen). No function here draws random numbers: noise and uniform numbers come in as tensors.
@@ -60,6 +61,12 @@ class Matching(Slot):
     def coefficients(self, logit: Tensor | None) -> tuple[Coefficient, Coefficient, Coefficient]:
         """(sim, square, push); ``logit`` [B] is the discriminator's log p_real / p_fake at x_t, where there is one."""
         raise NotImplementedError
+
+    def at(
+        self, x: Tensor, real: Tensor, fake: Tensor, logit: Tensor | None, snr: Tensor
+    ) -> tuple[Coefficient, Coefficient, Coefficient]:
+        """The same where they depend on the samples, on the gap and on ``snr`` [B] = (alpha / sigma)^2 as well."""
+        return self.coefficients(logit)
 
 
 class ReverseKl(Matching):
@@ -253,7 +260,7 @@ class ScoreDistiller(Slot):
         if not self.matching.through:
             real, fake = real.detach(), fake.detach()
         divisor = self.normaliser.divisor(x, real, path.alpha(t), path.sigma(t))
-        return (score_loss(x, real, fake, *self.matching.coefficients(logit)) / divisor).mean()
+        return (score_loss(x, real, fake, *self.matching.at(x, real, fake, logit, path.snr(t))) / divisor).mean()
 
 
 def prediction_weight(path: Path, t: Tensor, kind: str) -> Tensor:

@@ -18,35 +18,23 @@ critic's turn; a NaN ends the run instead of being replaced.
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor
 
-from redistill.core import Batch, Ema, Loss, Method, Progress
+from redistill.core import Batch, Loss, Progress
 from redistill.core.types import Count, Positive, ShareBelow1
-from redistill.diffusion.denoiser import Denoiser
-from redistill.diffusion.generator import critic_lesson, generated, noised, start_of
-from redistill.diffusion.score import (
-    LogNormalTime,
-    Matching,
-    Normaliser,
-    ScoreDistiller,
-    ScoreIdentity,
-    TimeLaw,
-    UniformTime,
-)
+from redistill.diffusion.denoiser import Condition, Denoiser
+from redistill.diffusion.generator import OneStep, critic_lesson, distiller, noised
+from redistill.diffusion.score import Matching, Normaliser, ScoreIdentity, TimeLaw
 
 
-class Sid(Method):
+class Sid(OneStep):
     """``matching``: the paper's loss with its alpha, or another divergence in the same loop (``reverse_kl`` is
     Diff-Instruct, 2305.18455). ``sigma_init``: sigma / alpha of the student's input, None for pure noise at t = 1.
     ``decay`` of the average per update; early on it forgets faster. ``renoise``: times of the student's turn, by
     default the whole of the path but for its noisiest fifth. ``shape`` of a sample is needed where neither the student
     nor the data (``image``) tells it; ``condition`` names the column that conditions all networks.
     """
-
-    trains = {"critic": ["critic"], "student": ["student"]}
 
     def __init__(
         self,
@@ -65,42 +53,24 @@ class Sid(Method):
         critic_times: TimeLaw | None = None,
     ) -> None:
         super().__init__()
-        plain = getattr(teacher, "denoiser", teacher)  # inside its guidance
-        self.student, self.teacher = student, teacher
-        self.critic = critic or copy.deepcopy(plain).requires_grad_(True)
-        self.average = Ema(student, decay)
-        self.score = ScoreDistiller(matching or ScoreIdentity(), normaliser, renoise or UniformTime(0.0, 0.8))
-        self.critic_times = critic_times or LogNormalTime()
-        self.start, self.critic_turns = start_of(student.path, sigma_init), critic_turns
-        self.condition, self.shape = condition, shape or student.shape
+        self.begin(student, teacher, critic, sigma_init, decay)
+        self.score = distiller(matching or ScoreIdentity(), normaliser, renoise)
+        self.critic_times = critic_times or self.critic_times
+        self.critic_turns, self.condition, self.shape = critic_turns, condition, shape or student.shape
         columns = {"image": self.shape is None, condition or "": condition is not None}
         self.needs = tuple(name for name, needed in columns.items() if needed)
 
-    def turns(self, now: Progress) -> tuple[str, ...]:
-        return ("critic",) * self.critic_turns + ("student",)
-
     def loss(self, turn: str, batch: Batch, now: Progress) -> Loss:
         """``denoise``: the critic's regression; ``match``: the student's loss."""
-        condition = batch[self.condition] if self.condition else None
-        with torch.set_grad_enabled(turn == "student"):
-            x = generated(self.student, self.start, self.shape, batch, condition, now)
+        x, condition = self.samples(turn, self.shape, batch, now)
         if turn == "critic":
             return Loss({"denoise": critic_lesson(self.critic, x, self.critic_times, condition, now)})
         return self._student(x, condition, now)
 
-    def _student(self, x: Tensor, condition: Tensor | None, now: Progress) -> Loss:
+    def _student(self, x: Tensor, condition: Condition, now: Progress) -> Loss:
         path, through = self.student.path, self.score.matching.through
         x_t, t = noised(x, path, self.score.law, now)
         with torch.set_grad_enabled(through):
             real, fake = self.teacher(x_t, t, condition), self.critic(x_t, t, condition)
         gap = (real - fake).detach().square().mean()
         return Loss({"match": self.score.loss(x, real, fake, path, t)}, watch={"gap": gap})
-
-    def after(self, turn: str, stats: dict[str, Tensor], now: Progress) -> None:
-        """The average warms up, as Karras' networks' do."""
-        if turn == "student":
-            self.average.update(self.student, min(self.average.decay, (1 + now.step) / (10 + now.step)))
-
-    def export(self) -> Denoiser:
-        """The averaged student; it is asked at sigma_init."""
-        return self.average.net
