@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from redistill.catalog import FACETS, QUESTIONS, STUDIES, Entry, bibtex, entries, vocabulary
+from redistill.cli.options import options_of
 from redistill.core import evidence
 
 ROOT = Path(__file__).parents[1]
@@ -69,6 +70,7 @@ def page(e: Entry) -> str:
         f"**Cost.** {e.cost}",
         f"**The paper says.** {e.claim}",
         *_code(e),
+        *_options(e),
         *_proof(e.slug),
         f"## Cite\n\n```bibtex\n{bibtex(e)}\n```",
     ]
@@ -84,6 +86,13 @@ def _code(e: Entry) -> list[str]:
         return []
     needs = f" Needs `pip install 'redistill[{e.extra}]'`." if e.extra else ""
     return [f"**Code.** `{e.class_}`; measured with `redistill reproduce {e.slug}`.{needs}"]
+
+
+def _options(e: Entry) -> list[str]:
+    """A table of what ``options`` of a recipe takes."""
+    rows = [f"| `{o.name}` | {o.takes} | {'must be given' if o.default is None else f'`{o.default}`'} | {o.remark} |"
+            for o in options_of(e)]  # fmt: skip
+    return ["\n".join(["| option | takes | left out | |", "|---|---|---|---|", *rows])] if rows else []
 
 
 def _proof(slug: str) -> list[str]:

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from redistill.catalog import QUESTIONS, Entry, byline, entry
+from redistill.cli.options import options_of
 from redistill.core import evidence
 
 VERDICTS = dict(zip(evidence.VERDICTS, ("green", "yellow", "red")))
@@ -31,7 +32,17 @@ def _page(e: Entry) -> list[RenderableType]:
     )
     head = [Text.assemble((e.slug, "bold cyan"), "  ", (e.title, "bold")), Text(tags, style="dim")]
     equation = Text("\n".join(e.equation.split(",  ")), style="magenta")
-    return [*head, Text(), Text(" ".join(e.idea)), Padding(equation, (1, 2)), *_answers(e), Text(), advice, *_proof(e)]
+    return [
+        *head,
+        Text(),
+        Text(" ".join(e.idea)),
+        Padding(equation, (1, 2)),
+        *_answers(e),
+        Text(),
+        advice,
+        *_options(e),
+        *_proof(e),
+    ]
 
 
 def _answers(e: Entry) -> Iterable[RenderableType]:
@@ -57,6 +68,24 @@ def _where(e: Entry) -> list[tuple[str, str]]:
     read = e.arxiv and f"https://arxiv.org/abs/{e.arxiv}"
     known = {"by": byline(e), "read": read, "code": e.class_, "needs": install}
     return [(name, value) for name, value in known.items() if value]
+
+
+def _options(e: Entry) -> list[RenderableType]:
+    """What ``options`` of a recipe takes, a line each."""
+    found = options_of(e)
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("option", no_wrap=True)
+    table.add_column("left out", no_wrap=True, max_width=20)
+    for name in ("takes", ""):
+        table.add_column(name, ratio=1)
+    for option in found:
+        table.add_row(
+            option.name,
+            Text("must be given" if option.default is None else option.default),
+            Text(option.takes),
+            Text(option.remark),
+        )
+    return [Text("\noptions of a recipe", style="bold"), table] if found else []
 
 
 def _proof(e: Entry) -> list[RenderableType]:

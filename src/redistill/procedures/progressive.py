@@ -18,13 +18,13 @@ def run(
     student: Denoiser,
     teacher: Denoiser,
     *,
-    teacher_steps: Count = 1024,
-    steps: Count = 4,
-    start: PositiveShare = 1.0,
-    weight: SnrWeight | None = None,
-    condition: str | None = None,
-    guidance: Finite = 1.0,
-    null: int | None = None,
+    teacher_steps: Count = 1024,  # DDIM steps that the halving begins with
+    steps: Count = 4,  # that it ends with
+    start: PositiveShare = 1.0,  # time at which sampling begins
+    weight: SnrWeight | None = None,  # of the loss by signal-to-noise ratio; truncated if left out
+    condition: str | None = None,  # the column that conditions the network
+    guidance: Finite = 1.0,  # of the first teacher; 1 is none, others need condition and null
+    null: int | None = None,  # the class that says nothing
 ) -> str:
     """Halve DDIM's steps from ``teacher_steps`` to ``steps``; ``plan`` is one round's. ``start``, ``weight``,
     ``condition``, ``guidance`` and ``null`` as in :class:`Progressive`. Writes the last student for plain diffusers.

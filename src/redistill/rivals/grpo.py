@@ -10,13 +10,12 @@ Roles: student (trained). The rewards come from a function of the texts and the 
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from redistill.core import Loss, Method, Progress, UserError
-from redistill.core.errors import unknown
 from redistill.core.types import Count, CountOrZero, Positive, PositiveShare
 from redistill.language.contexts import completion_scores
 from redistill.language.policy_gradient import Advantage, Reward, clipped_surrogate, group_advantages
@@ -27,15 +26,8 @@ from redistill.models.transformers import CausalLm
 
 
 class Grpo(Method):
-    """Group-relative policy gradient.
-
-    Args:
-        student: the model.
-        reward: texts of answers and the numbers [N] of their rows -> N rewards.
-        group: answers a question.
-        advantage: what a group says about each of its answers, see :func:`group_advantages`.
-        clip: half the width of the ratio's range; on fresh samples it changes nothing.
-    """
+    """Group-relative policy gradient of ``student``; ``reward``: texts of answers and the numbers [N] of their
+    rows -> N rewards."""
 
     needs = ("prompt", "prompt_mask")
 
@@ -44,17 +36,15 @@ class Grpo(Method):
         student: CausalLm,
         reward: Reward,
         *,
-        group: Count = 8,
-        advantage: Advantage = "grpo",
-        clip: Positive = 0.2,
+        group: Count = 8,  # answers a question
+        advantage: Advantage = "grpo",  # what a group says about each of its answers
+        clip: Positive = 0.2,  # half the width of the ratio's range; on fresh samples it changes nothing
         max_new_tokens: Count = 1024,
         temperature: Positive = 1.0,
         top_p: PositiveShare = 1.0,
         top_k: CountOrZero = 0,
     ) -> None:
         super().__init__()
-        if advantage not in get_args(Advantage):
-            raise unknown("advantage", advantage, get_args(Advantage), place="advantage")
         if group < 2 and advantage != "reward":
             raise UserError("a group of one has nothing to be compared with; give 2 or more", place="group")
         self.student, self.reward = student, reward

@@ -26,7 +26,6 @@ import torch
 from torch import Tensor
 
 from redistill.core import Ema, Loss, Method, Progress, UserError
-from redistill.core.errors import unknown
 from redistill.core.types import Count, CountOrZero, Positive, PositiveShare, Share
 from redistill.language.contexts import check_contexts, context_divergence, context_scores
 from redistill.language.rollouts import sample
@@ -34,22 +33,10 @@ from redistill.language.tokens import laid_out, log_prob_of, skip_first
 from redistill.losses.divergences import Divergence, ForwardKL, k2, reduce
 from redistill.models.transformers import AdapterOff, CausalLm
 
-ESTIMATORS = ("full", "sampled")
-REDUCTIONS = ("token_mean", "sequence_mean")
-
 
 class Opsd(Method):
-    """On-policy distillation from the initial model with the solution in its context.
-
-    Args:
-        student: the model; with an adapter only the adapter trains.
-        divergence: how far the student is from the teacher at a token; its temperature is 1.1, that of the rollouts.
-        teacher_rate: share of the student in the teacher per step; 0 freezes it, 1 makes it the live student.
-        own: share of batches with the student's own attempts; the others take the column ``completion``.
-        estimator: the divergence over the whole vocabulary, or its estimate at the written token (reverse KL).
-        skip_tokens: leave out this many first tokens of each attempt.
-        drop_truncated: leave out attempts that did not end.
-    """
+    """On-policy distillation from the initial model with the solution in its context. ``student``: the model; with an
+    adapter only the adapter trains."""
 
     needs = ("prompt", "prompt_mask", "context", "context_mask")
 
@@ -57,22 +44,19 @@ class Opsd(Method):
         self,
         student: CausalLm,
         *,
-        divergence: Divergence | None = None,
-        teacher_rate: Share = 0.0,
-        own: Share = 1.0,
-        estimator: Literal["full", "sampled"] = "full",
-        reduction: Literal["token_mean", "sequence_mean"] = "token_mean",
-        max_new_tokens: Count = 1024,
-        temperature: Positive = 1.1,
-        top_p: PositiveShare = 0.95,
-        top_k: CountOrZero = 20,
-        skip_tokens: CountOrZero = 0,
-        drop_truncated: bool = False,
+        divergence: Divergence | None = None,  # between both at a token; forward_kl at temperature 1.1 if left out
+        teacher_rate: Share = 0.0,  # share of the student in the teacher a step; 0 freezes it, 1: the live student
+        own: Share = 1.0,  # share of batches with own attempts; the others take the column completion
+        estimator: Literal["full", "sampled"] = "full",  # the whole vocabulary, or the written token (reverse KL)
+        reduction: Literal["token_mean", "sequence_mean"] = "token_mean",  # what counts the same
+        max_new_tokens: Count = 1024,  # longest attempt
+        temperature: Positive = 1.1,  # of the attempts
+        top_p: PositiveShare = 0.95,  # smallest set of tokens with this mass
+        top_k: CountOrZero = 20,  # likeliest tokens; 0 keeps all
+        skip_tokens: CountOrZero = 0,  # first tokens of an attempt left out
+        drop_truncated: bool = False,  # leave out attempts that did not end
     ) -> None:
         super().__init__()
-        for name, value, words in (("estimator", estimator, ESTIMATORS), ("reduction", reduction, REDUCTIONS)):
-            if value not in words:
-                raise unknown(name, value, words, place=name)
         self.student = student
         shared = student.has_adapter and teacher_rate == 0
         self.teacher = AdapterOff(student) if shared else Ema(student, decay=1.0 - teacher_rate)

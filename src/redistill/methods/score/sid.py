@@ -42,15 +42,15 @@ class Sid(OneStep):
         teacher: Denoiser,
         critic: Denoiser | None = None,
         *,
-        matching: Matching | None = None,
-        sigma_init: Positive | None = 2.5,
-        critic_turns: Count = 1,
-        decay: ShareBelow1 = 0.999,
-        condition: str | None = None,
-        shape: tuple[int, ...] | None = None,
-        normaliser: Normaliser | None = None,
-        renoise: TimeLaw | None = None,
-        critic_times: TimeLaw | None = None,
+        matching: Matching | None = None,  # the loss; the paper's with its alpha if left out
+        sigma_init: Positive | None = 2.5,  # noise at the student's input; null: pure noise
+        critic_turns: Count = 1,  # of the critic for one of the student
+        decay: ShareBelow1 = 0.999,  # of the average of the student that is exported
+        condition: str | None = None,  # the column that conditions all networks
+        shape: tuple[int, ...] | None = None,  # of a sample, where neither the student nor the data tells it
+        normaliser: Normaliser | None = None,  # what a row's loss is divided by
+        renoise: TimeLaw | None = None,  # noise of the student's turn
+        critic_times: TimeLaw | None = None,  # noise of the critic's turn
     ) -> None:
         super().__init__()
         self.begin(student, teacher, critic, sigma_init, decay)

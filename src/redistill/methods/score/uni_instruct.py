@@ -90,13 +90,13 @@ class UniInstruct(OneStep):
         discriminator: nn.Module,
         critic: Denoiser | None = None,
         *,
-        divergence: Unfolded | None = None,
-        reverse_first: Share = 0.5,
-        sigma_init: Positive | None = 2.5,
-        gan_student: NonNegative = 0.01,
-        gan_critic: NonNegative = 1.0,
-        decay: ShareBelow1 = 0.999,
-        condition: str | None = None,
+        divergence: Unfolded | None = None,  # f, and the form of its gradient; forward_kl, released, if left out
+        reverse_first: Share = 0.5,  # share of the run with the reverse KL before f
+        sigma_init: Positive | None = 2.5,  # noise at the student's input; null: pure noise
+        gan_student: NonNegative = 0.01,  # weight of the game in the student's turn
+        gan_critic: NonNegative = 1.0,  # and in the critic's
+        decay: ShareBelow1 = 0.999,  # of the average of the student that is exported
+        condition: str | None = None,  # the column that conditions all networks
     ) -> None:
         super().__init__()
         self.begin(student, teacher, critic, sigma_init, decay)
