@@ -219,7 +219,7 @@ class LogNormalTime(TimeLaw):
     """log(sigma / alpha) normal with ``mean`` and ``std``, as EDM trains (Karras et al. 2022), within the path's
     ends."""
 
-    def __init__(self, mean: float = -1.2, std: float = 1.2) -> None:
+    def __init__(self, mean: Finite = -1.2, std: Positive = 1.2) -> None:
         self.mean, self.std = mean, std
 
     def times(self, u: Tensor, path: Path) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from redistill.core.errors import UserError
-from redistill.core.types import Count, Finite, PositiveShare
+from redistill.core.types import Count, CountOrZero, Finite, PositiveShare, checked
 from redistill.diffusion.denoiser import Denoiser
 from redistill.diffusion.doors import save_student
 from redistill.methods.trajectory.progressive import SnrWeight, distil
@@ -13,6 +13,7 @@ from redistill.procedures.job import Job
 NEEDS = ("rows", "plan", "resume")
 
 
+@checked
 def run(
     job: Job,
     student: Denoiser,
@@ -24,7 +25,7 @@ def run(
     weight: SnrWeight | None = None,  # of the loss by signal-to-noise ratio; truncated if left out
     condition: str | None = None,  # the column that conditions the network
     guidance: Finite = 1.0,  # of the first teacher; 1 is none, others need condition and null
-    null: int | None = None,  # the class that says nothing
+    null: CountOrZero | None = None,  # the class that says nothing
 ) -> str:
     """Halve DDIM's steps from ``teacher_steps`` to ``steps``; ``plan`` is one round's. ``start``, ``weight``,
     ``condition``, ``guidance`` and ``null`` as in :class:`Progressive`. Writes the last student for plain diffusers.

@@ -47,7 +47,7 @@ class Sid(OneStep):
         critic_turns: Count = 1,  # of the critic for one of the student
         decay: ShareBelow1 = 0.999,  # of the average of the student that is exported
         condition: str | None = None,  # the column that conditions all networks
-        shape: tuple[int, ...] | None = None,  # of a sample, where neither the student nor the data tells it
+        shape: tuple[Count, ...] | None = None,  # of a sample, where neither the student nor the data tells it
         normaliser: Normaliser | None = None,  # what a row's loss is divided by
         renoise: TimeLaw | None = None,  # noise of the student's turn
         critic_times: TimeLaw | None = None,  # noise of the critic's turn

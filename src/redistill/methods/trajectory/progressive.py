@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from redistill.core import Batch, Loss, Method, Plan, Progress, UserError, fit
 from redistill.core.progress import seed_of
 from redistill.core.slot import Slot
-from redistill.core.types import Count, Finite, PositiveShare
+from redistill.core.types import Count, CountOrZero, Finite, PositiveShare
 from redistill.diffusion.denoiser import Denoiser, guided
 from redistill.diffusion.paths import Path, expand
 
@@ -86,7 +86,7 @@ class Progressive(Method):
         weight: SnrWeight | None = None,
         condition: str | None = None,
         guidance: Finite = 1.0,
-        null: int | None = None,
+        null: CountOrZero | None = None,  # the class that says nothing
     ) -> None:
         super().__init__()
         self.student, self.teacher = student, guided(teacher, guidance, condition=condition, null=null)
