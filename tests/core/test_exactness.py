@@ -100,6 +100,11 @@ def test_a_gradient_that_is_not_finite_is_named_before_the_step(clip, tmp_path):
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-000000002", "step-000000004"]
 
 
+def test_no_checkpoint_is_promised_where_none_was_saved(tmp_path):
+    with pytest.raises(Diverged, match=r"'gradient' is nan$"):
+        fit(Steep(net(0)), data(), Plan(**PLAN, save_every=100), folder=tmp_path)
+
+
 def test_after_a_divergence_the_networks_can_be_trained_again():
     method = Steep(net(0))
     with pytest.raises(Diverged):

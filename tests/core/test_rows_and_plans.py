@@ -138,3 +138,11 @@ def test_a_mistake_in_a_plan_is_one_line_with_the_nearest_word(given, said):
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:1", "mps"])
 def test_a_plan_may_name_a_device_that_is_not_here(device):
     assert Plan(steps=1, device=device).device == device
+
+
+@pytest.mark.parametrize("label", [np.arange(8).astype(">i8"), np.array(list("abcdefgh")), [[1], [1, 2]] * 4])
+def test_a_column_that_torch_has_no_type_for_is_one_line(label):
+    given = {"image": torch.randn(8, 6), "label": label}
+    with pytest.raises(UserError, match=r"data: column 'label' is no tensor .*; give numbers") as caught:
+        fit(Alone(net(0)), given, Plan(steps=1, device="cpu"))
+    assert "\n" not in str(caught.value)

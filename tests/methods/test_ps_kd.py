@@ -159,3 +159,8 @@ def test_recipe_and_constructor_are_one():
         build(PsKd, {**given, "rectifier": "progresive"}, net())
     with pytest.raises(UserError, match="'rows'"):
         build(PsKd, {"classes": CLASSES}, net())
+
+
+def test_a_table_that_no_memory_holds_is_one_line():
+    with pytest.raises(UserError, match=f"ps_kd: no room for a table of {ROWS} rows x {10**15} classes"):
+        PsKd(net(), rows=ROWS, classes=10**15)

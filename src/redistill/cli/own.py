@@ -17,7 +17,7 @@ def own_method(path: str) -> Any:
     options that a recipe could not tell from networks."""
     from redistill.core import Method
     from redistill.core.build import hints_of
-    from redistill.models.doors import factory
+    from redistill.named import factory
 
     found = factory(path, "method")
     if not (isinstance(found, type) and issubclass(found, Method)):

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, Vali
 from redistill.core.errors import UserError, nearest, unknown
 from redistill.core.slot import Slot, options
 from redistill.core.types import words_of
+from redistill.named import plug_in
 
 
 def build(
@@ -71,13 +72,13 @@ def slot_of(hint: Any) -> type[Slot] | None:
 
 
 def plug(slot: type[Slot], value: Any, *, place: str, near: str = "") -> Slot:
-    """A plug-in for ``slot`` from its word, or from a table with ``name`` and options."""
+    """A plug-in for ``slot`` from its word or ``module:Class``, or from a table with that as ``name`` and options."""
     table = dict(value) if isinstance(value, Mapping) else {"name": value}
-    choices = slot.choices(near)
-    word = table.pop("name", None)
-    if not isinstance(word, str) or word not in choices:
-        raise unknown(slot.__name__.lower(), str(word)[:40], choices, place=place)
-    return build(choices[word], table, place=place)
+    word, choices = str(table.pop("name", None)), slot.choices(near)
+    found = plug_in(word, slot, place) if ":" in word else choices.get(word)
+    if found is None:
+        raise unknown(slot.__name__.lower(), word[:40], choices, place=place)
+    return build(found, table, place=place)
 
 
 def checked_options(

@@ -283,10 +283,10 @@ class Engine:
             warnings.warn(f"step {self.now.step}: no row or token of the batch counts (masked); skipped", stacklevel=2)
 
     def _check_finite(self, turn: str, numbers: dict[str, float]) -> None:
-        for name, value in numbers.items():
-            if not math.isfinite(value):
-                where = f"; the last good checkpoint is in {self.folder}" if self.folder else ""
-                raise Diverged(f"step {self.now.step}, turn {turn!r}: {name!r} is {value}{where}")
+        if wrong := [f"{name!r} is {value}" for name, value in numbers.items() if not math.isfinite(value)]:
+            saved = self.folder and checkpoint.steps(self.folder / "checkpoints")
+            where = f"; the last good checkpoint is in {self.folder}" if saved else ""
+            raise Diverged(f"step {self.now.step}, turn {turn!r}: {wrong[0]}{where}")
 
     # --- what is written --------------------------------------------------------------------------------------------
 

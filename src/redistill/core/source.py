@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, default_collate
 
-from redistill.core.errors import UserError
+from redistill.core.errors import UserError, reading
 from redistill.core.plan import Plan
 from redistill.core.progress import Rows, own_generators, seed_of
 from redistill.core.world import World
@@ -24,8 +24,10 @@ class Columns:
     """Equally long tensors or arrays, row by row."""
 
     def __init__(self, columns: Mapping[str, Any]) -> None:
-        given = columns.items()
-        self.columns = {k: c if isinstance(c, Tensor) else torch.as_tensor(np.asarray(c)) for k, c in given}
+        self.columns: dict[str, Tensor] = {}
+        for name, given in columns.items():
+            with reading(f"column {name!r} is no tensor", place="data", remedy="give numbers of a type torch has"):
+                self.columns[name] = given if isinstance(given, Tensor) else torch.as_tensor(np.asarray(given))
         lengths = {name: len(c) for name, c in self.columns.items()}
         if len(set(lengths.values())) != 1:
             raise UserError(f"columns of unequal length: {lengths}", place="data")
@@ -96,7 +98,7 @@ class Batches:
         self._reach(world.size, short)
         if plan.epochs and isinstance(self.table, NoData):
             raise UserError("without a data set there are no epochs; give steps", place="plan.epochs")
-        self._order: tuple[int, Tensor | None] = (-1, None)
+        self._order = (-1, torch.empty(0))  # an epoch, and the order of its rows
 
     def _reach(self, ranks: int, short: int) -> None:
         """Refuse what would leave a rank without a row: it would wait for the others, and they for it."""
@@ -115,7 +117,6 @@ class Batches:
         if self._order[0] != epoch:
             generator = torch.Generator().manual_seed(seed_of(self.plan.seed, "order", epoch))
             self._order = (epoch, torch.randperm(len(self.table), generator=generator))
-        assert self._order[1] is not None
         return self._order[1][position * self.size : (position + 1) * self.size]
 
     def since(self, number: int) -> Iterator[tuple[Rows, dict[str, Any]]]:

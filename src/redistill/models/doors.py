@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
-import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +14,7 @@ from redistill import catalog, files
 from redistill.core.build import checked_options, one_of
 from redistill.core.errors import UserError, need, reading, unknown
 from redistill.models import usage
+from redistill.named import factory
 
 # A kind of another library: its loader, (path, **options) -> a network, or that and what it is written back with.
 LIBRARIES: dict[str, str] = {
@@ -113,17 +111,6 @@ def _torch(spec: ModelSpec, place: str) -> Any:
 
 _SAVED = "what safetensors.torch.save_file(net.state_dict(), file) writes"
 MAKERS: dict[str, Callable[[ModelSpec, str], Any]] = {"timm": _timm, "torch": _torch}  # these take stored weights
-
-
-def factory(path: str, place: str) -> Any:
-    """The function behind ``module:function``. Raises :class:`UserError` at ``place``."""
-    module, _, name = path.partition(":")
-    if not name.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
-        raise UserError(f"{path!r} is no factory; write module:function", place=place)
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # the installed command does not look where the user works
-    with reading(f"cannot import {path!r}", place=place):
-        return getattr(importlib.import_module(module), name)
 
 
 def with_weights(net: Any, spec: ModelSpec, place: str) -> Any:

@@ -14,7 +14,7 @@ from redistill.methods.language.in_context.agents import World
 from redistill.methods.language.in_context.cascade import Gate
 from redistill.methods.language.in_context.cost import Price
 from redistill.methods.language.in_context.retrieval import StepIndex
-from redistill.models.doors import factory
+from redistill.named import factory
 from redistill.procedures.job import Job
 
 NEEDS = ()

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from redistill.core import Loss, Method, Progress, Snapshot, UserError
+from redistill.core.errors import reading
 from redistill.core.method import Batch
 from redistill.core.types import Count, TwoOrMore
 from redistill.losses.precision import raised
@@ -53,7 +54,8 @@ class PsKd(Method):
         self.student = student
         self.rectifier, self.temperature = rectifier or Progressive(), temperature
         self.table: Tensor
-        self.register_buffer("table", torch.zeros(rows, classes))  # a row of zeros: not seen yet
+        with reading(f"no room for a table of {rows} rows x {classes} classes", place="ps_kd"):
+            self.register_buffer("table", torch.zeros(rows, classes))  # a row of zeros: not seen yet
 
     def loss(self, turn: str, batch: Batch, now: Progress) -> Loss:
         """``ce``: cross-entropy with the rectified targets; ``top1`` (watched): share of labels hit in training;
