@@ -82,7 +82,13 @@ def modules(package: str) -> list[str]:
 
 
 def path(module: str) -> Path:
-    """The file that ``module`` is read from."""
+    """The file that ``module`` is read from; one of this package is not imported, nor what it lies in."""
+    ours, *parts = module.split(".")
+    if ours == __name__.split(".")[0]:
+        place = Path(__file__).parent.joinpath(*parts)
+        found = [file for file in (place / "__init__.py", place.with_suffix(".py")) if file.is_file()]
+        if found:
+            return found[0]
     spec = importlib.util.find_spec(module)
     assert spec and spec.origin, f"no source for {module}"
     return Path(spec.origin)

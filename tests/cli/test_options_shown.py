@@ -69,13 +69,14 @@ def test_types_in_words(hint, words):
     assert takes(ast.parse(hint, mode="eval").body) == words
 
 
-def test_show_prints_them_without_torch(monkeypatch):
+@pytest.mark.parametrize(("slug", "said"), [("ps_kd", "size of the training set"), ("survey", "shallow to deep")])
+def test_show_prints_them_without_torch(slug, said, monkeypatch):
     monkeypatch.setenv("COLUMNS", "110")
-    code = "from redistill.cli.app import app; import sys; app(['show', 'ps_kd'], standalone_mode=False)\n"
+    code = f"from redistill.cli.app import app; import sys; app(['show', '{slug}'], standalone_mode=False)\n"
     end = "assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code + end], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "size of the training set" in done.stdout and "a whole number from 2" in done.stdout
+    assert said in done.stdout and "a whole number from 2" in done.stdout
 
 
 def test_a_planned_system_has_none():

@@ -21,6 +21,7 @@ from redistill.core.claims import judge
 from redistill.core.errors import UserError, nearest
 from redistill.core.study import Budget, Results, Study
 
+READING = ("redistill", "redistill.catalog", "redistill.sources")  # they find modules, and make no number
 _FILLED = re.compile(r"\{(\w+):(\w+)(?::([^{}]+))?\}")
 
 
@@ -47,7 +48,7 @@ def record_of(
 
 def code_of(study: Study) -> dict[str, Any]:
     """The code that the numbers belong to: method, study and blocks by name, their hash, and that of the engine."""
-    blocks = [name for name in study.code() if name.split(".")[:2] != ["redistill", "core"]]
+    blocks = [name for name in study.code() if name.split(".")[:2] != ["redistill", "core"] and name not in READING]
     digest = sources.digest(blocks)
     return {"modules": blocks, "digest": digest, "engine": evidence.engine()}
 
