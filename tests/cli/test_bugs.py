@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,3 +55,22 @@ def test_the_help_names_the_option(capsys):
     with pytest.raises(SystemExit) as left:
         main(["--help"])
     assert left.value.code == 0 and "--traceback" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [("run", "x" * 300), ("init", "ps_kd", "--out", "x" * 300),
+                                       ("compare", "ps_kd", "ctkd", "--recipe", "x" * 300),
+                                       ("init", "ps_kd", "--out", "loop"), ("run", "loop")])  # fmt: skip
+def test_a_path_that_no_file_system_takes_is_a_mistake(arguments, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("loop").symlink_to("loop")
+    code, said = ended(capsys, arguments)
+    assert code == 2 and said.count("\n") == 1 and "refused" not in said
+
+
+def test_a_name_that_no_terminal_shows_is_printed_all_the_same(tmp_path):
+    out = os.fsencode(tmp_path) + b"/\xff.yaml"
+    command = [sys.executable, "-m", "redistill", "init", "ps_kd", "--out", out]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    )
+    assert done.returncode == 0 and "\\udcff.yaml" in done.stdout and os.path.exists(out), done.stderr

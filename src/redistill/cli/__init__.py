@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -17,6 +18,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     given = list(sys.argv[1:] if arguments is None else arguments)
     show = "--traceback" in given
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may hold what no terminal can show
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code, line = run([a for a in given if a != "--traceback"]), ""
     except BrokenPipeError:  # whoever reads has enough, as head

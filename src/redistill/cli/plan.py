@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from redistill.methods.analysis.scaling_laws import Split
     from redistill.theory.scaling import Laws
 
+BUDGETS, SIZES, LOSSES = (1e6, 1e40), (1.0, 1e18), (1e-6, 1e3)  # FLOPs, parameters, nats a token
 CASES = "what of the teacher is paid for: free (nothing), inference, training, both"
 
 
@@ -35,7 +36,7 @@ def plan(
 
     Without --coefficients or --runs the published coefficients are used: they belong to one data set and tokenizer.
     """
-    sizes = number(budget, "--budget"), number(student, "--student")
+    sizes = _within(budget, "--budget", BUDGETS), _within(student, "--student", SIZES)
     teacher = _teacher(teacher_size, teacher_loss)
     if coefficients and runs:
         raise UserError("give either --coefficients or --runs", place="plan")
@@ -61,7 +62,15 @@ def _teacher(size: str | None, loss: str | None) -> tuple[float, float] | None:
         raise UserError("an existing teacher needs --teacher-size and --teacher-loss", place="plan")
     if size is None or loss is None:
         return None
-    return number(size, "--teacher-size"), number(loss, "--teacher-loss")
+    return _within(size, "--teacher-size", SIZES), _within(loss, "--teacher-loss", LOSSES)
+
+
+def _within(given: str, place: str, ends: tuple[float, float]) -> float:
+    """A number that a language model may have; beyond, the laws overflow and say nothing."""
+    value = number(given, place)
+    if not ends[0] <= value <= ends[1]:
+        raise UserError(f"{given[:40]!r} is beyond any language model; give {ends[0]:g} to {ends[1]:g}", place=place)
+    return value
 
 
 def _record(found: Split, laws: Laws, budget: float, N_S: float, *, existing: bool) -> dict[str, Any]:

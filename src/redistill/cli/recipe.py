@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from redistill import files
-from redistill.core.errors import UserError, unknown
+from redistill.core.errors import UserError, reading, unknown
 from redistill.data.doors import DataSpec
 from redistill.models.doors import ModelSpec
 
@@ -43,8 +43,9 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     :class:`UserError` with the place of a mistake."""
     from redistill.core.build import validated
 
-    if not path.exists():
-        raise UserError(f"no such file: {path}; redistill init SLUG writes one", place="recipe")
+    with reading(f"cannot look for {str(path)[:60]!r}", place="recipe"):
+        if not path.exists():
+            raise UserError(f"no such file: {path}; redistill init SLUG writes one", place="recipe")
     given = files.yaml_value(files.text(path, "recipe"), str(path))
     if not isinstance(given, dict):
         raise UserError("a recipe is a table of keys: method, models, data, plan, out", place=str(path))

@@ -14,7 +14,7 @@ import typer
 
 from redistill import files
 from redistill.cli.own import own_method, theirs
-from redistill.core.errors import UserError, need, unknown
+from redistill.core.errors import UserError, need, reading, unknown
 
 if TYPE_CHECKING:
     from redistill.cli.recipe import DataSpec, Recipe
@@ -364,9 +364,10 @@ def init(
     if slug in CLASSICS and slug != "kd":
         raise UserError(f"{slug} has no recipe of its own; write that of kd and change the method", place="init")
     target = out or Path(f"{slug}.yaml")
-    if target.exists():
-        raise UserError(f"{target} exists; choose another --out", place="init")
-    if not target.parent.is_dir():
-        raise UserError(f"no such folder: {target.parent}", place="--out")
-    target.write_text(files("redistill").joinpath(f"recipes/{slug}.yaml").read_text())
+    with reading(f"cannot write {str(target)[:60]!r}", place="--out"):  # a name too long, a folder that is not ours
+        if target.exists():
+            raise UserError(f"{target} exists; choose another --out", place="init")
+        if not target.parent.is_dir():
+            raise UserError(f"no such folder: {target.parent}", place="--out")
+        target.write_text(files("redistill").joinpath(f"recipes/{slug}.yaml").read_text())
     typer.echo(f"wrote {target}; edit it, then: redistill run {target}")
