@@ -213,7 +213,7 @@ STUDY = Study(
     smoke={"questions": 32, "test": 20, "tokens": 2_000, "early": 1_000, "offline": 2},
     seeds=(1, 2, 3, 4, 5),
     figures=(
-        Figure("tokens", (bars("tokens", "tokens written until 90 % are solved", ours={"opsd"}),
+        Figure("tokens", (bars("tokens", "tokens written until 90 % are solved", ours={"opsd"}, scale=1.0),
                           curves("share", "solved", x="written", arms=WRITING,
                                  xlabel="tokens written", ylabel="share solved"))),
     ),
