@@ -69,7 +69,9 @@ def test_types_in_words(hint, words):
     assert takes(ast.parse(hint, mode="eval").body) == words
 
 
-@pytest.mark.parametrize(("slug", "said"), [("ps_kd", "size of the training set"), ("survey", "the last layer before the head")])
+@pytest.mark.parametrize(
+    ("slug", "said"), [("ps_kd", "size of the training set"), ("survey", "the last layer before the head")]
+)
 def test_show_prints_them_without_torch(slug, said, monkeypatch):
     monkeypatch.setenv("COLUMNS", "110")
     code = f"from redistill.cli.app import app; import sys; app(['show', '{slug}'], standalone_mode=False)\n"
