@@ -34,7 +34,7 @@ def test_equal_after_normalisation_the_first_sample_is_executed():
     assert normalise(" A  b. ") == "a b"
     assert normalise_python("f(1,2)") == normalise_python("f( 1, 2 )  # the same") != normalise_python("f(2, 1)")
     assert SelfConsistency(2, answers="python").decide(["x = 'a'", 'x="a"'], 0.0).action == "x = 'a'"
-    with pytest.raises(UserError, match="did you mean 'python'"):
+    with pytest.raises(UserError, match="answers=pyton; give text or python"):
         SelfConsistency(2, answers="pyton")
 
 

@@ -344,6 +344,8 @@ def _from_data(cls: Any, every: Any, rows: Any) -> dict[str, Any]:
         raise UserError(f"{cls.__name__} needs rows; give images, table, disk or jsonl", place="data.kind")
     if "rows" in known:
         found["rows"] = len(next(iter(rows.values()))) if isinstance(rows, dict) else len(rows)
+        if not found["rows"]:
+            raise UserError("the data set is empty", place="data")
     if "classes" in known and hasattr(every, "classes"):
         found["classes"] = len(every.classes)
     return found
