@@ -210,7 +210,7 @@ STUDY = Study(
     ),
     cell=cell,
     budget={"warm": 8, "questions": 512, "test": 500, "tokens": 60_000, "early": 4_000, "offline": 150},
-    smoke={"questions": 32, "test": 20, "tokens": 2_000, "early": 1_000, "offline": 2},
+    smoke={"test": 20, "tokens": 2_000, "early": 1_000, "offline": 2},
     seeds=(1, 2, 3, 4, 5),
     figures=(
         Figure("tokens", (bars("tokens", "tokens written until 90 % are solved", ours={"opsd"}, scale=1.0),
